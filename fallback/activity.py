@@ -66,7 +66,10 @@ def _started(event: AttemptStarted) -> tuple[str, ...]:
             first, using = f"Invoking {event.provider} as fallback...", "Using fallback"
         case _:
             assert_never(event.role)
-    return (first, f"{using} {event.provider} ({event.model})")
+    told = [first, f"{using} {event.provider} ({event.model})"]
+    if event.continues is not None:
+        told.append(f"{event.provider} goes on with the answer after {event.continues:,} characters")
+    return tuple(told)
 
 
 def _failed(event: AttemptFailed) -> tuple[str, ...]:

@@ -7,7 +7,16 @@ with an event loop and aiohttp.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +24,9 @@ from fallback.config import Settings, load
 from fallback.core.errors import TransportError
 from fallback.core.models import Answer, ChatRequest, Event, Finished, Message
 from fallback.core.plan import known_models
-from fallback.core.roster import ProviderStatus
-from fallback.intake import chat_request
-from fallback.loop import Close, Exchange, Read, RoutingContext, Send, Sleep
+from fallback.core.roster import Permit, ProviderStatus
+from fallback.intake import chat_request, new_request_id
+from fallback.loop import Close, Exchange, Probe, ProbeCourse, Read, RoutingContext, Send, Sleep
 from fallback.switchboard import Switchboard
 from fallback.transport import AsyncResponse, AsyncTransport, Cancellation, Response, Transport
 from fallback.wiring import Wiring, assemble
@@ -27,6 +36,8 @@ __all__ = ["AnswerStream", "AsyncAnswerStream", "AsyncModelRouter", "ModelRouter
 Config = str | Path | Settings | Wiring
 Sleeper = Callable[[float], object]
 AsyncSleeper = Callable[[float], Awaitable[object]]
+BeginProbe = Callable[[Permit], None]
+Course = Exchange | ProbeCourse
 
 TEST_PROMPT = "Reply with the word OK."
 TEST_TOKENS = 16
@@ -55,6 +66,9 @@ class _Router:
         if self._closed:
             raise RuntimeError("this router is closed")
         return Exchange(request, self.context, live=live)
+
+    def _probe_course(self, permit: Permit) -> ProbeCourse:
+        return ProbeCourse(permit, self.context, new_request_id())
 
     def status(self) -> tuple[ProviderStatus, ...]:
         """Return the state of every provider, in the order asked."""
@@ -93,10 +107,14 @@ class AnswerStream(Iterator[Event]):
     the call to the provider at once, and the iteration.
     """
 
-    def __init__(self, exchange: Exchange, transport: Transport, sleep: Sleeper | None = None) -> None:
+    def __init__(
+        self, exchange: Exchange, transport: Transport, probe: BeginProbe, sleep: Sleeper | None = None
+    ) -> None:
         self.request_id = exchange.request.request_id
         self._cancellation = Cancellation()
-        self._events = _drive(exchange, transport, self._cancellation, sleep or self._cancellation.sleep)
+        self._events = _drive(
+            exchange, transport, self._cancellation, sleep or self._cancellation.sleep, probe
+        )
 
     def __next__(self) -> Event:
         return next(self._events)
@@ -117,9 +135,9 @@ class AnswerStream(Iterator[Event]):
 
 
 def _drive(
-    exchange: Exchange, transport: Transport, cancellation: Cancellation, sleep: Sleeper
+    whole: Course, transport: Transport, cancellation: Cancellation, sleep: Sleeper, probe: BeginProbe
 ) -> Generator[Event, None, None]:
-    course = exchange.run()
+    course = whole.run()
     response: Response | None = None
     result: Any = None
     try:
@@ -152,6 +170,8 @@ def _drive(
                     response = None
                 case Sleep():
                     sleep(command.seconds)
+                case Probe():
+                    probe(command.permit)
                 case _:
                     yield command
     finally:
@@ -180,6 +200,7 @@ class ModelRouter(_Router):
         super().__init__(config)
         self._transport = transport or self.wiring.transport()
         self._sleep = sleep
+        self._probes: dict[threading.Thread, Cancellation] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +237,7 @@ class ModelRouter(_Router):
         return self._whole(self._test_exchange(provider))
 
     def _whole(self, exchange: Exchange) -> Answer:
-        with AnswerStream(exchange, self._transport, self._sleep) as events:
+        with AnswerStream(exchange, self._transport, self._begin_probe, self._sleep) as events:
             for event in events:
                 if isinstance(event, Finished):
                     return event.answer
@@ -224,11 +245,38 @@ class ModelRouter(_Router):
 
     def ask(self, request: ChatRequest) -> AnswerStream:
         """Return the events of the answer to `request`. Raises UnknownModelError."""
-        return AnswerStream(self._exchange(request, live=True), self._transport, self._sleep)
+        exchange = self._exchange(request, live=True)
+        return AnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+
+    def _begin_probe(self, permit: Permit) -> None:
+        course, cancellation = self._probe_course(permit), Cancellation()
+
+        def run() -> None:
+            try:
+                for _ in _drive(course, self._transport, cancellation, cancellation.sleep, self._begin_probe):
+                    pass
+            finally:
+                course.abandon()
+                self._probes.pop(threading.current_thread(), None)
+
+        thread = threading.Thread(target=run, name="fallback-probe", daemon=True)
+        self._probes[thread] = cancellation
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had, or the interpreter is ending
+            del self._probes[thread]
+            course.abandon()
+
+    def wait_for_probes(self) -> None:
+        """Wait until every probe under way has come to its end."""
+        for thread in tuple(self._probes):
+            thread.join()
 
     def close(self) -> None:
         """End what is under way, the connections, and the embedded model where this router started it."""
         self._closed = True
+        for cancellation in tuple(self._probes.values()):
+            cancellation.cancel()
         self._transport.close()
         if self._owns:
             self.wiring.close()
@@ -238,10 +286,14 @@ class AsyncAnswerStream(AsyncIterator[Event]):
     """The events of one answer, as they happen; see AnswerStream. Cancelling the task that iterates ends it as well."""
 
     def __init__(
-        self, exchange: Exchange, transport: AsyncTransport, sleep: AsyncSleeper = asyncio.sleep
+        self,
+        exchange: Exchange,
+        transport: AsyncTransport,
+        probe: BeginProbe,
+        sleep: AsyncSleeper = asyncio.sleep,
     ) -> None:
         self.request_id = exchange.request.request_id
-        self._events = _drive_async(exchange, transport, sleep)
+        self._events = _drive_async(exchange, transport, sleep, probe)
 
     async def __anext__(self) -> Event:
         return await anext(self._events)
@@ -258,9 +310,9 @@ class AsyncAnswerStream(AsyncIterator[Event]):
 
 
 async def _drive_async(
-    exchange: Exchange, transport: AsyncTransport, sleep: AsyncSleeper
+    whole: Course, transport: AsyncTransport, sleep: AsyncSleeper, probe: BeginProbe
 ) -> AsyncGenerator[Event, None]:
-    course = exchange.run()
+    course = whole.run()
     response: AsyncResponse | None = None
     result: Any = None
     try:
@@ -290,6 +342,8 @@ async def _drive_async(
                     response = None
                 case Sleep():
                     await sleep(command.seconds)
+                case Probe():
+                    probe(command.permit)
                 case _:
                     yield command
     finally:
@@ -311,6 +365,7 @@ class AsyncModelRouter(_Router):
         super().__init__(config)
         self._transport = transport or self.wiring.async_transport()
         self._sleep = sleep
+        self._probes: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -333,7 +388,7 @@ class AsyncModelRouter(_Router):
         return await self._whole(self._test_exchange(provider))
 
     async def _whole(self, exchange: Exchange) -> Answer:
-        async with AsyncAnswerStream(exchange, self._transport, self._sleep) as events:
+        async with AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event.answer
@@ -347,11 +402,35 @@ class AsyncModelRouter(_Router):
 
     def ask(self, request: ChatRequest) -> AsyncAnswerStream:
         """Return the events of the answer to `request`. Raises UnknownModelError."""
-        return AsyncAnswerStream(self._exchange(request, live=True), self._transport, self._sleep)
+        exchange = self._exchange(request, live=True)
+        return AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+
+    def _begin_probe(self, permit: Permit) -> None:
+        course = self._probe_course(permit)
+        task = asyncio.get_running_loop().create_task(self._probe(course))
+        self._probes.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._probes.discard(task)
+            course.abandon()  # one that is cancelled before its first step never runs
+
+        task.add_done_callback(ended)
+
+    async def _probe(self, course: ProbeCourse) -> None:
+        async for _ in _drive_async(course, self._transport, self._sleep, self._begin_probe):
+            pass
+
+    async def wait_for_probes(self) -> None:
+        """Wait until every probe under way has come to its end."""
+        await asyncio.gather(*tuple(self._probes), return_exceptions=True)
 
     async def aclose(self) -> None:
-        """End the connections, and the embedded model where this router started it."""
+        """End what is under way beside requests, the connections, and the embedded model where this router started it."""
         self._closed = True
+        probes = tuple(self._probes)
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
         await self._transport.close()
         if self._owns:
             self.wiring.close()

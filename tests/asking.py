@@ -39,11 +39,15 @@ class Asking:
             try:
                 return router.invoke(prompt, **options)
             finally:
+                router.wait_for_probes()
                 router.close()
 
         async def ask() -> Answer:
             async with self._async_router() as router:
-                return await router.invoke(prompt, **options)
+                try:
+                    return await router.invoke(prompt, **options)
+                finally:
+                    await router.wait_for_probes()
 
         return asyncio.run(ask())
 
@@ -57,13 +61,17 @@ class Asking:
             try:
                 events.extend(router.stream(prompt, **options))
             finally:
+                router.wait_for_probes()
                 router.close()
             return events
 
         async def ask() -> None:
             async with self._async_router() as router, router.stream(prompt, **options) as stream:
-                async for event in stream:
-                    events.append(event)  # noqa: PERF401 - those before an exception must stay
+                try:
+                    async for event in stream:
+                        events.append(event)  # noqa: PERF401 - those before an exception must stay
+                finally:
+                    await router.wait_for_probes()
 
         asyncio.run(ask())
         return events

@@ -12,7 +12,7 @@ from planning import Course, candidate, failure, roster
 from fallback.core.errors import FailureKind, UnknownModelError
 from fallback.core.models import Candidate, ChatRequest, Role
 from fallback.core.plan import CANCELLED, MIN_ATTEMPT_S, GiveUp, GiveUpReason, Try, Wait, known_models, start
-from fallback.core.policy import RoutingPolicy
+from fallback.core.policy import RoutingPolicy, judge
 from fallback.core.roster import Roster, SlotSpec, Why
 
 K = FailureKind
@@ -223,7 +223,7 @@ def test_all_rate_limited_says_when_to_come_back() -> None:
     assert course.end.reason is GiveUpReason.RATE_LIMITED
     assert course.end.retry_after_s == pytest.approx(20.0)
     course = Course(whom, now=105.0)
-    assert course.run(lambda _: failure(K.RATE_LIMITED, retry_after_s=1.0)) == ["b1"]
+    assert course.run(lambda _: failure(K.RATE_LIMITED, retry_after_s=2.0)) == ["b1"]
     assert course.end.reason is GiveUpReason.RATE_LIMITED
     assert course.end.retry_after_s == pytest.approx(15.0)
 
@@ -281,12 +281,127 @@ def test_a_caller_who_goes_away_ends_it_and_harms_nobody() -> None:
     assert {status.state for status in whom.status(0.0)} == {"ready"}
 
 
+ENDS_IT = {K.CANCELLED, K.CONTENT_POLICY}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in K if kind not in ENDS_IT])
+def test_once_text_was_delivered_the_next_candidate_goes_on_and_nothing_is_retried(kind: FailureKind) -> None:
+    course = Course(roster("a", "b", "c"))
+    broken = failure(kind, delivered=True, retryable=True, retry_after_s=0.1)
+    assert course.run(lambda step: None if step.candidate.provider == "c" else broken) == ["a1", "b1", "c1"]
+    assert [step.role for step in course.tries] == [Role.FIRST, Role.FAILOVER, Role.FAILOVER]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in K if kind is not K.CANCELLED])
-def test_once_text_was_delivered_any_failure_ends_it(kind: FailureKind) -> None:
+def test_an_answer_that_nobody_goes_on_with_is_broken_whatever_the_others_failed_of(
+    kind: FailureKind,
+) -> None:
+    broke = failure(K.STREAM_TRUNCATED, delivered=True)
     course = Course(roster("a", "b"))
-    assert course.run(lambda _: failure(kind, delivered=True, retryable=True)) == ["a1"]
+    course.run(lambda step: broke if step.candidate.provider == "a" else failure(kind, delivered=True))
+    assert (course.end.reason, course.end.provider) == (GiveUpReason.BROKEN, "a")
+    assert course.end.failure is broke
+    assert course.plan.next_step(course.now) == course.end
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (RoutingPolicy(on_stream_break="error"), {}),
+        (RoutingPolicy(), {"final": True}),
+        (RoutingPolicy(), {"kind": K.CONTENT_POLICY}),
+    ],
+)
+def test_what_nobody_may_go_on_with_ends_the_request(policy: RoutingPolicy, said: dict[str, Any]) -> None:
+    course = Course(roster("a", "b", policy=policy))
+    broke = failure(**{"kind": K.STREAM_TRUNCATED, "delivered": True, **said})
+    assert course.run(lambda _: broke) == ["a1"]
     assert course.end.reason is GiveUpReason.BROKEN
-    assert course.plan.next_step(course.now) is course.end
+
+
+def test_a_candidate_that_refused_a_prefill_is_asked_again_at_once_in_another_way_and_only_once() -> None:
+    whom = roster("a", "b", "c")
+    broke = failure(K.STREAM_TRUNCATED, delivered=True)
+    refused = failure(K.INVALID_REQUEST, status=400, delivered=True, adapted=True)
+    course = Course(whom)
+    outcomes = iter([broke, refused, refused, None])
+    assert course.run(lambda _: next(outcomes)) == ["a1", "b1", "b1", "c1"]
+    assert course.waits == []
+    assert [step.role for step in course.tries][2] is Role.RETRY
+    assert {status.state for status in whom.status(course.now)} == {"ready"}
+
+
+def test_a_wait_that_the_provider_asks_for_is_kept_where_it_is_short_enough() -> None:
+    whom = roster("a", "b", jitter=0.5)
+    soon = failure(K.RATE_LIMITED, status=429, retry_after_s=0.8)
+    course = Course(whom)
+    outcomes = iter([soon, None])
+    assert course.run(lambda _: next(outcomes)) == ["a1", "a1"]
+    assert course.waits == [pytest.approx(0.84)]
+    course = Course(whom)
+    assert course.run(lambda step: soon if step.candidate.provider == "a" else None) == ["a1", "a1", "b1"]
+    assert whom.status(course.now)[0].state == "cooling_down"
+    longer = failure(K.RATE_LIMITED, status=429, retry_after_s=1.2)
+    course = Course(roster("a", "b"))
+    assert course.run(lambda step: longer if step.candidate.provider == "a" else None) == ["a1", "b1"]
+    assert course.waits == []
+
+
+def test_a_wait_that_would_outlast_the_deadline_is_not_begun() -> None:
+    whom = roster("a", "b", policy=RoutingPolicy(max_retry_wait_s=100.0))
+    course = Course(whom, deadline_s=5.0)
+    limited = failure(K.RATE_LIMITED, status=429, retry_after_s=6.0)
+    assert course.run(lambda step: limited if step.candidate.provider == "a" else None) == ["a1", "b1"]
+    assert (course.waits, course.now) == ([], 0.0)
+    assert whom.status(0.0)[0].until_s == pytest.approx(6.0)
+
+
+def test_a_request_that_finds_a_cooldown_over_sends_a_probe_beside_itself() -> None:
+    whom = roster("a", "b")
+    Course(whom).run(lambda step: DOWN if step.candidate.provider == "a" else None)
+    first, second = (Course(whom, now=50.0).plan.next_step(50.0) for _ in range(2))
+    assert isinstance(first, Try)
+    assert isinstance(second, Try)
+    assert (first.candidate.provider, first.permit.probe) == ("b", False)
+    assert [(probe.candidate.provider, probe.probe) for probe in first.probes] == [("a", True)]
+    assert (second.candidate.provider, second.probes) == ("b", ())
+    assert [refusal.why for refusal in second.skipped] == [Why.PROBING]
+    whom.settle(first.probes[0], None, None, 50.0)
+    assert Course(whom, now=51.0).run(lambda _: None) == ["a1"]
+
+
+def test_where_an_end_was_announced_the_next_request_is_the_probe() -> None:
+    whom = roster("a", "b")
+    Course(whom).run(lambda step: LIMITED if step.candidate.provider == "a" else None)
+    step = Course(whom, now=1000.0).plan.next_step(1000.0)
+    assert isinstance(step, Try)
+    assert (step.candidate.provider, step.permit.probe, step.probes) == ("a", True, ())
+
+
+def test_where_only_the_embedded_model_follows_the_request_looks_for_itself() -> None:
+    local = Candidate(provider="local", model="small", degraded=True)
+    slots = [SlotSpec(name=name, candidates=(candidate(name),)) for name in ("a", "b")]
+    whom = Roster([*slots, SlotSpec(name="local", candidates=(local,))], RoutingPolicy(), jitter=lambda: 0.0)
+    Course(whom).run(lambda step: DOWN if step.candidate.provider != "local" else None)
+    course = Course(whom, now=50.0)
+    assert course.run(lambda _: None) == ["a1"]
+    step = course.tries[0]
+    assert (step.permit.probe, [probe.candidate.provider for probe in step.probes]) == (True, ["b"])
+    whom.settle(step.probes[0], None, DOWN, 50.0)
+    # One that is known to rest still is not waited for.
+    resting = Roster(
+        [slots[0], SlotSpec(name="local", candidates=(local,))], RoutingPolicy(), jitter=lambda: 0.0
+    )
+    Course(resting).run(lambda step: DOWN if step.candidate.provider != "local" else None)
+    assert Course(resting, now=5.0).run(lambda _: None) == ["small"]
+
+
+def test_where_nobody_else_is_left_the_request_is_the_probe() -> None:
+    whom = roster("a")
+    Course(whom).run(lambda _: DOWN)
+    course = Course(whom, now=50.0)
+    assert course.run(lambda _: None) == ["a1"]
+    assert (course.tries[0].permit.probe, course.tries[0].probes) == (True, ())
 
 
 FAILURES = st.builds(
@@ -297,6 +412,9 @@ FAILURES = st.builds(
     account_wide=st.booleans(),
     retryable=st.booleans(),
     delivered=st.sampled_from([False, False, False, True]),
+    final=st.booleans(),
+    adapted=st.sampled_from([False, False, True]),
+    overdue=st.sampled_from([False, False, True]),
 )
 OUTCOMES = st.one_of(FAILURES, FAILURES, FAILURES, st.none())
 
@@ -324,19 +442,25 @@ def test_any_course_of_any_requests_ends_in_time_and_leaks_nothing(
             if isinstance(step, GiveUp):
                 break
             if isinstance(step, Wait):
-                assert 0 < step.seconds <= policy.retry_delay_s * 1.5 + 1e-9
+                assert 0 < step.seconds <= policy.max_retry_wait_s * 1.1 + 1e-9
+                assert now + step.seconds < plan.deadline
                 now += step.seconds
                 continue
             attempts += 1
             check_try(step, plan.deadline, now)
-            assert whom.permits_open == 1
+            assert whom.permits_open == 1 + len(step.probes)
+            for probe in step.probes:
+                assert probe.probe
+                looked = data.draw(OUTCOMES)
+                verdict = looked and judge(looked, retries_left=0, policy=policy)
+                whom.settle(probe, verdict, looked, now)
             now += data.draw(st.floats(0, step.timeouts.total_s * 1.01))
             outcome = data.draw(OUTCOMES)
             plan.record(step, outcome, now)
             assert whom.permits_open == 0
             if outcome is None:
                 break
-        assert attempts == plan.attempts <= 5 * (1 + retries) + 1
+        assert attempts == plan.attempts <= 5 * (2 + retries) + 1
         now += data.draw(st.floats(0, 100))
 
 
@@ -346,17 +470,6 @@ def check_try(step: Try, deadline: float, now: float) -> None:
     limits = step.timeouts
     assert limits.total_s == left_s
     assert max(limits.connect_s, limits.first_token_s, limits.idle_s) <= left_s
-
-
-def test_requests_side_by_side_share_one_probe() -> None:
-    whom = roster("a", "b")
-    Course(whom).run(lambda step: DOWN if step.candidate.provider == "a" else None)
-    first, second = (Course(whom, now=50.0).plan.next_step(50.0) for _ in range(2))
-    assert isinstance(first, Try)
-    assert isinstance(second, Try)
-    assert (first.candidate.provider, first.permit.probe) == ("a", True)
-    assert (second.candidate.provider, second.permit.probe) == ("b", False)
-    assert [refusal.why for refusal in second.skipped] == [Why.PROBING]
 
 
 def test_a_candidate_of_its_own_limits_is_given_them() -> None:

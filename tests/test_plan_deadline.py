@@ -28,8 +28,26 @@ def test_the_limits_of_every_attempt_are_cut_to_what_is_left() -> None:
     course = Course(roster("a", "b", "c"), deadline_s=12.5)
     course.run(lambda _: SLOW, takes_s=5.0)
     limits = [(s.timeouts.connect_s, s.timeouts.first_token_s, s.timeouts.idle_s) for s in course.tries]
-    assert limits == [(3.0, 10.0, 10.0), (3.0, 7.5, 7.5), (2.5, 2.5, 2.5)]
+    # As long as somebody else could answer, one that is silent gets half of what is left.
+    assert limits == [(3.0, 6.25, 10.0), (3.0, 3.75, 7.5), (2.5, 2.5, 2.5)]
     assert [step.timeouts.total_s for step in course.tries] == [12.5, 7.5, 2.5]
+    assert {step.timeouts.patience_s for step in course.tries} == {10.0}
+
+
+@pytest.mark.parametrize("missing", ["off", "no key", "cooling down", "nobody"])
+def test_nothing_is_kept_back_for_others_that_cannot_be_asked(missing: str) -> None:
+    whom = roster("a") if missing == "nobody" else roster("a", "b")
+    if missing == "off":
+        whom.set_enabled("b", False, by="test")
+    elif missing == "no key":
+        whom.set_unavailable("b", "no key")
+    elif missing == "cooling down":
+        whom.set_enabled("a", False, by="test")
+        Course(whom).run(lambda _: failure(K.CONNECTION))
+        whom.set_enabled("a", True, by="test")
+    step = Course(whom, deadline_s=5.0).plan.next_step(0.0)
+    assert isinstance(step, Try)
+    assert (step.candidate.provider, step.timeouts.first_token_s) == ("a", 5.0)
 
 
 def test_nothing_is_started_that_cannot_fit() -> None:

@@ -11,10 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fallback.core.breaker import MAX_COOLDOWN_S
 from fallback.core.errors import FailureKind
-from fallback.core.models import Candidate, Failure
+from fallback.core.learned import LEAST_SUCCESSES
+from fallback.core.models import Candidate, Failure, Headroom
 from fallback.core.policy import RoutingPolicy, judge
-from fallback.core.roster import Permit, Refusal, Roster, Settlement, SlotSpec, Why
+from fallback.core.roster import Permit, Refusal, Roster, Settlement, Simulation, SlotSpec, Why
 
 KINDS = [kind for kind in FailureKind if kind is not FailureKind.CANCELLED]
 
@@ -28,8 +30,10 @@ def roster(*slots: SlotSpec, jitter: float = 0.0, **policy: Any) -> Roster:
     return Roster(slots or (slot("a"),), RoutingPolicy(**policy), jitter=lambda: jitter)
 
 
-def admit(whom: Roster, provider: str = "a", now: float = 0.0, **options: Any) -> Permit:
-    admitted = whom.admit(provider, now, usable=lambda _: True, **options)
+def admit(
+    whom: Roster, provider: str = "a", now: float = 0.0, *, probe: bool = True, **options: Any
+) -> Permit:
+    admitted = whom.admit(provider, now, usable=lambda _: True, probe=probe, **options)
     assert isinstance(admitted, Permit), admitted
     return admitted
 
@@ -61,7 +65,98 @@ def test_an_announced_wait_is_kept_to_the_second_with_at_most_a_tenth_more(
     settled = fail(whom, admit(whom), FailureKind.RATE_LIMITED, 0.0, retry_after_s=30.0)
     assert settled.cooldown_s == pytest.approx(length_s)
     assert refuse(whom, now=29.99).why is Why.COOLING_DOWN
-    assert admit(whom, now=length_s + 0.001).probe
+    assert admit(whom, now=length_s + 0.001, probe=False).probe
+
+
+@pytest.mark.parametrize(("jitter", "length_s"), [(0.0, 10.0), (0.5, 10.25), (1.0, 10.5)])
+def test_a_cooldown_nobody_announced_gets_at_most_a_twentieth_more(jitter: float, length_s: float) -> None:
+    whom = roster(jitter=jitter)
+    assert fail(whom, admit(whom), FailureKind.OVERLOADED, 0.0).cooldown_s == pytest.approx(length_s)
+
+
+@pytest.mark.parametrize(
+    "kind", [FailureKind.OVERLOADED, FailureKind.CONNECTION, FailureKind.QUOTA_EXHAUSTED]
+)
+def test_after_a_cooldown_nobody_announced_requests_are_refused_until_a_probe_has_looked(
+    kind: FailureKind,
+) -> None:
+    whom = roster()
+    fail(whom, admit(whom), kind, 0.0)
+    late = 1000.0
+    refused = refuse(whom, now=late)
+    assert (refused.why, refused.due, refused.reason) == (Why.PROBING, True, kind)
+    assert whom.permits_open == 0
+    probe = admit(whom, now=late)
+    assert probe.probe
+    refused = refuse(whom, now=late)
+    assert (refused.why, refused.due) == (Why.PROBING, False)
+    succeed(whom, probe, late)
+    assert not admit(whom, now=late, probe=False).probe
+
+
+def test_a_provider_is_due_where_either_of_its_cooldowns_was_not_announced() -> None:
+    whom = roster()
+    other = admit(whom)
+    fail(whom, admit(whom), FailureKind.CONNECTION, 0.0)
+    fail(whom, other, FailureKind.RATE_LIMITED, 0.0, retry_after_s=5.0)
+    assert refuse(whom, now=50.0).due
+
+
+def test_panic_and_a_test_by_hand_are_the_probe_themselves() -> None:
+    for how in ({"panic": True}, {"force": True}):
+        whom = roster()
+        fail(whom, admit(whom), FailureKind.OVERLOADED, 0.0)
+        assert admit(whom, now=50.0, probe=False, **how).probe
+
+
+HEADROOM = Headroom(remaining_requests=0, reset_requests_s=7.0, remaining_tokens=500, reset_tokens_s=90.0)
+
+
+def test_a_rate_limit_that_an_answer_says_is_used_up_is_waited_for_without_asking() -> None:
+    whom = roster(slot("a", 2))
+    permit = admit(whom)
+    succeed(whom, permit)
+    (change,) = whom.note_answer(permit, first_token_s=0.1, headroom=HEADROOM, now=0.0)
+    assert (change.model, change.after, change.length_s) == ("a1", "cooling_down", 7.0)
+    refused = refuse(whom, now=6.9)
+    assert (refused.why, refused.reason) == (Why.COOLING_DOWN, FailureKind.RATE_LIMITED)
+    assert admit(whom, now=7.1, probe=False).probe
+
+
+@pytest.mark.parametrize(
+    "headroom",
+    [
+        Headroom(remaining_requests=1, reset_requests_s=7.0),
+        Headroom(remaining_requests=0),
+        Headroom(remaining_tokens=0, reset_tokens_s=0.0),
+        None,
+    ],
+)
+def test_an_answer_that_names_no_limit_used_up_leaves_the_candidate_ready(headroom: Headroom | None) -> None:
+    whom = roster()
+    permit = admit(whom)
+    succeed(whom, permit)
+    assert whom.note_answer(permit, first_token_s=None, headroom=headroom, now=0.0) == ()
+    assert state(whom, 0.0) == "ready"
+
+
+def test_what_an_answer_says_of_its_limit_never_shortens_a_cooldown() -> None:
+    whom = roster()
+    slow, quick = admit(whom), admit(whom)
+    fail(whom, quick, FailureKind.RATE_LIMITED, 0.0, retry_after_s=60.0)
+    succeed(whom, slow, 1.0)
+    assert whom.note_answer(slow, first_token_s=None, headroom=HEADROOM, now=1.0) == ()
+    assert whom.status(1.0)[0].until_s == pytest.approx(59.0)
+
+
+def test_an_answer_of_a_drill_teaches_nothing() -> None:
+    whom = roster()
+    whom.simulate("a", Simulation.FAULT)
+    for _ in range(LEAST_SUCCESSES):
+        permit = admit(whom)
+        succeed(whom, permit)
+        assert whom.note_answer(permit, first_token_s=0.1, headroom=HEADROOM, now=0.0) == ()
+    assert whom.first_token_limit_s(permit.candidate) == 10.0
 
 
 def test_failures_in_a_row_cool_down_for_longer_and_a_success_ends_that() -> None:
@@ -233,7 +328,7 @@ class AnyTraffic(RuleBasedStateMachine):
 
     @rule(provider=st.sampled_from("ab"), panic=st.booleans())
     def someone_asks(self, provider: str, panic: bool) -> None:
-        admitted = self.roster.admit(provider, self.now, usable=lambda _: True, panic=panic)
+        admitted = self.roster.admit(provider, self.now, usable=lambda _: True, panic=panic, probe=True)
         if isinstance(admitted, Permit):
             assert provider not in self.off
             assert provider not in self.dead
@@ -249,8 +344,9 @@ class AnyTraffic(RuleBasedStateMachine):
         if settled.disabled == "provider" and kind is not FailureKind.QUOTA_EXHAUSTED:
             self.dead.add(provider)
         if kind is FailureKind.RATE_LIMITED and settled.cooldown_s is not None:
-            assert settled.cooldown_s >= (wait_s or 0.0) - 1e-6
-            self.ends[model] = max(self.ends.get(model, 0.0), self.now + (wait_s or 0.0))
+            asked_s = min(wait_s or 0.0, MAX_COOLDOWN_S)
+            assert settled.cooldown_s >= asked_s - 1e-6
+            self.ends[model] = max(self.ends.get(model, 0.0), self.now + asked_s)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -360,7 +456,7 @@ def test_of_many_threads_at_the_end_of_a_cooldown_exactly_one_is_the_probe() -> 
 
         def ask(whom: Roster = whom, line: threading.Barrier = line, given: list[Permit] = given) -> None:
             line.wait(10)
-            admitted = whom.admit("a", 50.0, usable=lambda _: True)
+            admitted = whom.admit("a", 50.0, usable=lambda _: True, probe=True)
             if isinstance(admitted, Permit):
                 given.append(admitted)
 

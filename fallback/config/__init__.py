@@ -62,6 +62,8 @@ _ROUTING: Final[Mapping[str, Number | tuple[str, ...]]] = MappingProxyType(
         "idle_timeout_s": _SECONDS,
         "retries": Number(low=0, high=10, whole=True),
         "retry_delay_s": Number(low=0, high=60),
+        "max_retry_wait_s": Number(low=0, high=3_600),
+        "on_stream_break": ("continue", "error"),
         "cooldown_s": _SECONDS,
         "strikes": Number(low=1, high=1_000, whole=True),
         "quota_recheck_s": _SECONDS,

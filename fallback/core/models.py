@@ -16,6 +16,7 @@ from fallback.core.kinds import FailureKind
 
 __all__ = [
     "Answer",
+    "AnswerPart",
     "AttemptFailed",
     "AttemptReport",
     "AttemptStarted",
@@ -76,6 +77,8 @@ class Candidate:
     """The one limit of an attempt that is not streamed."""
     first_token_timeout_s: float | None = None
     """This candidate's own limit; None: the routing policy's."""
+    supports_prefill: bool = False
+    """Whether it goes on with a last message of the assistant, as far as the configuration knows."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -94,6 +97,9 @@ class Timeouts:
     """Silence inside a stream."""
     total_s: float
     """What is left of the request's deadline."""
+    patience_s: float
+    """The candidate's own limit for the first token. Where `first_token_s` is shorter the deadline cut it, and a
+    candidate that misses it is not to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,19 @@ class Headroom:
     remaining_tokens: int | None = None
     reset_tokens_s: float | None = None
 
+    @property
+    def used_up_s(self) -> float | None:
+        """Seconds until what is used up is there again; None where nothing is, or nobody says when."""
+        waits = (
+            reset_s
+            for left, reset_s in (
+                (self.remaining_requests, self.reset_requests_s),
+                (self.remaining_tokens, self.reset_tokens_s),
+            )
+            if left == 0 and reset_s
+        )
+        return max(waits, default=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -153,6 +172,11 @@ class Failure:
     """Whether asking the same candidate once more may help at once."""
     delivered: bool = False
     """Whether part of the answer had been delivered to the caller."""
+    final: bool = False
+    """Whether what was delivered is of a kind that no other candidate can go on with: a tool call, JSON, one of several."""
+    adapted: bool = False
+    """Whether the same candidate is to be asked once more at once, in another way, and is not to blame: it refused a
+    prefill."""
     overdue: bool = False
     """Whether the deadline of the request ended it, and no limit of the provider's: nobody is to blame."""
 
@@ -193,13 +217,26 @@ class AttemptReport:
     duration_s: float = 0.0
     time_to_first_token_s: float | None = None
     usage: Usage | None = None
+    usage_estimated: bool = False
+    """Whether the provider told no usage before it broke off, and `usage` is counted from what came."""
     cost_usd: float | None = None
     response_model: str | None = None
     """The model that the provider says answered."""
+    continues: int | None = None
+    """How many characters of the answer the caller had when this attempt went on with it; None: it began the answer."""
     finish_reason: str | None = None
     skipped_events: int = 0
     """Malformed events that were skipped inside an otherwise good stream."""
     provider_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPart:
+    """What one candidate contributed to the text of an answer."""
+
+    provider: str
+    model: str
+    characters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +258,23 @@ class Answer:
     degraded: bool
     created: int = 0
     """Unix time of the request, whole seconds."""
+    parts: tuple[AnswerPart, ...] = ()
+    """Who said what, in order: more than one where a stream broke and another candidate went on with it."""
+    usage_estimated: bool = False
+    """Whether `usage` and `cost_usd` hold an estimate, for a part whose provider broke off before it told."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Everybody who contributed to the text, in order, each once; `provider` is the last of them."""
+        return tuple(dict.fromkeys(part.provider for part in self.parts)) or (self.provider,)
+
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Where in the text another candidate took over: character offsets, none for an answer in one piece."""
+        ends: list[int] = []
+        for part in self.parts[:-1]:
+            ends.append(part.characters + (ends[-1] if ends else 0))
+        return tuple(ends)
 
     @property
     def text(self) -> str:
@@ -265,6 +319,8 @@ class AttemptStarted:
     model: str
     probe: bool = False
     degraded: bool = False
+    continues: int | None = None
+    """How many characters of the answer the caller has already; None: this attempt begins the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,82 +12,30 @@ returned the step; `record` settles it, with `CANCELLED` where the caller went a
 
 An ended attempt leaves one of four traces here: the same candidate again (a retry), the next provider (a failover),
 the next model of the same provider (it said that the model is gone: the roster's succession then offers the next
-model by itself), or an end (the fault is the request's own).
+model by itself), or an end (the fault is the request's own). Where text had been delivered the next candidate is to go on
+with it; what it is to say is the loop's matter, and where nobody is left the end is BROKEN whatever else happened.
+
+A provider whose cooldown is over without anybody having announced its end is not asked by the request that finds it so:
+a Try names it in `probes`, for a small call beside the request, and goes to the next candidate. Only where there is no
+next one but the embedded model does the request look for itself.
 
 What may not live here: anything that outlives the request (`roster`), bytes, clocks, text for people beyond a line.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 from fallback.core.errors import FailureKind, UnknownModelError
 from fallback.core.models import Candidate, ChatRequest, Failure, Role, Timeouts
 from fallback.core.policy import Next, Verdict, judge
 from fallback.core.roster import Permit, Refusal, Roster, Settlement, Why
+from fallback.core.steps import CANCELLED, GiveUp, GiveUpReason, Step, Try, Wait
 
 __all__ = ["CANCELLED", "GiveUp", "GiveUpReason", "Plan", "Step", "Try", "Wait", "known_models", "start"]
 
 MIN_ATTEMPT_S = 0.05
 """An attempt that has less time than this left is not started."""
-
-CANCELLED = Failure(kind=FailureKind.CANCELLED, message="the caller went away")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Try:
-    """Ask this candidate."""
-
-    permit: Permit
-    number: int
-    role: Role
-    timeouts: Timeouts
-    skipped: tuple[Refusal, ...] = ()
-    """Providers that come before it and are not asked; each is named once a request."""
-
-    @property
-    def candidate(self) -> Candidate:
-        """Whom to ask."""
-        return self.permit.candidate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Let `seconds` pass, then ask for the next step."""
-
-    seconds: float
-    provider: str
-
-
-class GiveUpReason(StrEnum):
-    """Why nothing is left to try."""
-
-    REJECTED = "rejected"
-    """The request itself is at fault."""
-    RATE_LIMITED = "rate_limited"
-    DEADLINE = "deadline"
-    FAILED = "failed"
-    NONE_AVAILABLE = "none_available"
-    """Every provider is off or not configured."""
-    BROKEN = "broken"
-    """Text had been delivered when the stream broke."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
-    """Nothing is left to try."""
-
-    reason: GiveUpReason
-    failure: Failure | None = None
-    """The failure that decided, where there is one."""
-    provider: str | None = None
-    """Whose failure that was."""
-    retry_after_s: float | None = None
-    skipped: tuple[Refusal, ...] = ()
-
-
-Step = Try | Wait | GiveUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +69,8 @@ class Plan:
         self._failed: list[_Failed] = []
         self._retry: tuple[Candidate, float] | None = None
         self._window_above = 0
+        self._adapted: set[tuple[str, str]] = set()
+        self._broke: _Failed | None = None
         self._refused_by: set[str] = set()
         self._panicked = False
         self._named: set[str] = set()
@@ -133,8 +83,17 @@ class Plan:
 
     def next_step(self, now: float) -> Step:
         """Return what to do at the instant `now`. A permit inside a Try is reserved already."""
-        if self._end is not None:
-            return self._end
+        step = self._end or self._step(now)
+        if isinstance(step, GiveUp) and self._broke is not None:
+            return replace(
+                step,
+                reason=GiveUpReason.BROKEN,
+                failure=self._broke.failure,
+                provider=self._broke.candidate.provider,
+            )
+        return step
+
+    def _step(self, now: float) -> Step:
         left_s = self.deadline - now
         if self._retry is not None:
             candidate, not_before = self._retry
@@ -157,35 +116,53 @@ class Plan:
         candidate = step.candidate
         if failure is None:
             return self._roster.settle(step.permit, None, None, now)
+        failed = _Failed(candidate=candidate, failure=failure)
+        self._failed.append(failed)
+        if failure.delivered:
+            self._broke = self._broke or failed
         if failure.overdue:
-            self._failed.append(_Failed(candidate=candidate, failure=failure))
             self._spent.add(candidate.key)
-            if failure.delivered:
-                self._end = GiveUp(reason=GiveUpReason.BROKEN, failure=failure, provider=candidate.provider)
+            self._stop_if_broken(failed)
             return self._roster.settle(step.permit, None, failure, now)
+        if failure.adapted and candidate.key not in self._adapted:
+            self._adapted.add(candidate.key)
+            self._retry = (candidate, now)
+            return self._roster.settle(step.permit, None, failure, now)
+        wait_s = self._roster.retry_delay_s(failure.retry_after_s)
+        room = self.deadline - now - wait_s > MIN_ATTEMPT_S
         tries = self._tries.get(candidate.key, 0)
-        room = self.deadline - now > MIN_ATTEMPT_S
         retries_left = max(0, self._roster.policy.retries + 1 - tries) if room else 0
         verdict = judge(failure, retries_left=retries_left, policy=self._roster.policy)
-        self._failed.append(_Failed(candidate=candidate, failure=failure))
         if verdict.next is Next.STOP:
             self._end = GiveUp(reason=GiveUpReason.BROKEN, failure=failure, provider=candidate.provider)
             return self._roster.settle(step.permit, None, failure, now)
         if verdict.next is Next.RETRY:
-            self._retry = (candidate, now + self._roster.retry_delay_s())
+            self._retry = (candidate, now + wait_s)
             return self._roster.settle(step.permit, None, failure, now)
         self._spent.add(candidate.key)
-        self._advance(candidate, failure, verdict)
+        self._advance(failed, verdict)
         return self._roster.settle(step.permit, verdict, failure, now)
 
-    def _advance(self, candidate: Candidate, failure: Failure, verdict: Verdict) -> None:
-        if failure.delivered:
-            self._end = GiveUp(reason=GiveUpReason.BROKEN, failure=failure, provider=candidate.provider)
-        elif verdict.next is Next.CALLER_ERROR:
+    def _stop_if_broken(self, failed: _Failed) -> bool:
+        """End where what was delivered cannot be gone on with, or is not to be. Returns whether it did."""
+        failure = failed.failure
+        stops = failure.delivered and (failure.final or self._roster.policy.on_stream_break == "error")
+        if stops:
+            self._end = GiveUp(
+                reason=GiveUpReason.BROKEN, failure=failure, provider=failed.candidate.provider
+            )
+        return stops
+
+    def _advance(self, failed: _Failed, verdict: Verdict) -> None:
+        candidate, failure = failed.candidate, failed.failure
+        if self._stop_if_broken(failed):
+            return
+        if verdict.next is Next.CALLER_ERROR:
             self._end = GiveUp(reason=GiveUpReason.REJECTED, failure=failure, provider=candidate.provider)
         elif verdict.next is Next.LARGER_WINDOW:
             self._window_above = max(self._window_above, candidate.context_window or 0)
-        elif verdict.next is Next.SECOND_OPINION:
+        elif verdict.next is Next.SECOND_OPINION and not failure.delivered:
+            # Once text was delivered, what is refused is the way it is to be gone on with, and not the caller's request.
             self._refused_by.add(candidate.provider)
             if len(self._refused_by) > 1:
                 self._end = self._rejection()
@@ -201,11 +178,33 @@ class Plan:
         for provider, wanted in self._order:
             if provider in self._refused_by:
                 continue
+            if self._last_resort(provider) and (looking := self._look(refusals, now)):
+                return looking
             admitted = self._admit(provider, wanted, now)
             if isinstance(admitted, Permit):
                 return self._try(admitted, self._role(), now, refusals)
             refusals.append(admitted)
         return self._panic(refusals, now) or self._conclude(refusals, now)
+
+    def _last_resort(self, provider: str) -> bool:
+        return self._roster.candidates(provider)[0].degraded
+
+    def _look(self, refusals: list[Refusal], now: float) -> Try | None:
+        """Let the request itself be the probe of the first provider that is due: a small model is all that follows."""
+        for refusal in refusals:
+            if refusal.due:
+                admitted = self._probe(refusal, now)
+                if admitted is not None:
+                    return self._try(
+                        admitted, self._role(), now, [other for other in refusals if other is not refusal]
+                    )
+        return None
+
+    def _probe(self, refusal: Refusal, now: float) -> Permit | None:
+        admitted = self._roster.admit(
+            refusal.provider, now, usable=self._usable, model=refusal.model, probe=True
+        )
+        return admitted if isinstance(admitted, Permit) else None
 
     def _admit(self, provider: str, wanted: str | None, now: float) -> Permit | Refusal:
         if wanted is not None:
@@ -235,6 +234,7 @@ class Plan:
     def _try(self, permit: Permit, role: Role, now: float, refusals: list[Refusal]) -> Try:
         self._attempts += 1
         candidate = permit.candidate
+        probes = [self._probe(refusal, now) for refusal in refusals if refusal.due]
         self._tries[candidate.key] = self._tries.get(candidate.key, 0) + 1
         skipped = self._unnamed(refusals) if refusals else ()
         self._named.add(candidate.provider)  # whoever was asked is not among those who were not
@@ -244,19 +244,32 @@ class Plan:
             role=role,
             timeouts=self._timeouts(candidate, now),
             skipped=skipped,
+            probes=tuple(probe for probe in probes if probe is not None),
         )
 
     def _timeouts(self, candidate: Candidate, now: float) -> Timeouts:
         policy = self._roster.policy
         left_s = self.deadline - now
-        first_s = candidate.first_token_timeout_s or policy.first_token_timeout_s
-        if not candidate.stream_upstream:
-            first_s = candidate.response_timeout_s
+        patience_s = candidate.response_timeout_s
+        if candidate.stream_upstream:
+            patience_s = self._roster.first_token_limit_s(candidate)
+        # A silent candidate may cost half of what is left and no more while somebody else could still answer.
+        share_s = left_s / 2 if left_s / 2 < patience_s and self._others(candidate) else left_s
         return Timeouts(
-            connect_s=min(policy.connect_timeout_s, left_s),
-            first_token_s=min(first_s, left_s),
+            connect_s=min(policy.connect_timeout_s, share_s),
+            first_token_s=min(patience_s, share_s),
             idle_s=min(policy.idle_timeout_s, left_s),
             total_s=left_s,
+            patience_s=patience_s,
+        )
+
+    def _others(self, candidate: Candidate) -> bool:
+        """Return whether another provider is there to be asked after `candidate`."""
+        return not self._force and any(
+            provider != candidate.provider
+            and provider not in self._refused_by
+            and self._roster.open_to(provider, usable=self._usable)
+            for provider, _ in self._order
         )
 
     def _unnamed(self, refusals: list[Refusal]) -> tuple[Refusal, ...]:

@@ -43,6 +43,11 @@ class RoutingPolicy:
     """Times the same candidate is asked again where that may help at once; 0: never."""
     retry_delay_s: float = 0.2
     """Before a retry; up to half of it is added at random."""
+    max_retry_wait_s: float = 1.0
+    """A provider that asks for no longer a wait than this is asked again after it, within `retries`; after a longer
+    one, the next candidate at once. 0: never wait for a provider."""
+    on_stream_break: Literal["continue", "error"] = "continue"
+    """Whether the next candidate goes on with an answer whose stream broke, or the caller gets an error."""
     cooldown_s: float | None = None
     """The base of a cooldown whose length nobody announced; None: 10, then 20, then 30 s."""
     strikes: int = 3
@@ -114,6 +119,7 @@ EDGE_COOLDOWN_S = 60.0
 
 _KIND = FailureKind
 _RETRYABLE = frozenset({_KIND.OUTPUT_REJECTED, _KIND.SERVER_ERROR})
+_WORTH_A_WAIT = frozenset({_KIND.RATE_LIMITED, _KIND.OVERLOADED, _KIND.SERVER_ERROR})
 _WITHOUT_PENALTY = frozenset(
     {
         _KIND.REQUEST_TOO_LARGE,
@@ -140,11 +146,17 @@ def judge(failure: Failure, *, retries_left: int, policy: RoutingPolicy) -> Verd
     """Return what happens after `failure`, with `retries_left` more tries of the same candidate allowed."""
     if failure.kind is _KIND.CANCELLED:
         return Verdict(next=Next.STOP)
-    if retries_left > 0 and not failure.delivered and (failure.retryable or failure.kind in _RETRYABLE):
+    if retries_left > 0 and not failure.delivered and _may_retry(failure, policy):
         return Verdict(next=Next.RETRY)
     return Verdict(
         next=_next(failure, policy), penalty=_penalty(failure, policy), strike=failure.kind in _STRIKES
     )
+
+
+def _may_retry(failure: Failure, policy: RoutingPolicy) -> bool:
+    if failure.retry_after_s is not None and failure.kind in _WORTH_A_WAIT:
+        return failure.retry_after_s <= policy.max_retry_wait_s
+    return failure.retryable or failure.kind in _RETRYABLE
 
 
 def _next(failure: Failure, policy: RoutingPolicy) -> Next:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from fallback.core.breaker import Admission, Breaker, BreakerState, Phase, Transition
+from fallback.core.breaker import Admission, BreakerState, Phase, Transition
+from fallback.core.kinds import FailureKind
 from fallback.core.models import Candidate, Failure, Headroom
 from fallback.core.policy import (
     Cooldown,
@@ -26,6 +27,7 @@ from fallback.core.policy import (
     proves_model_serves,
     proves_provider_serves,
 )
+from fallback.core.reasons import barred, closed_by, due, no_model_left, status_of
 from fallback.core.slot import Breakers, Slot
 from fallback.core.standing import (
     Permit,
@@ -36,7 +38,6 @@ from fallback.core.standing import (
     SlotSpec,
     StateChange,
     Why,
-    seconds,
 )
 
 __all__ = [
@@ -51,13 +52,16 @@ __all__ = [
     "Why",
 ]
 
-JITTER_SHARE = 0.1
-"""Up to a tenth is added to every cooldown, so as never to come back early nor all at once."""
+ANNOUNCED_JITTER_SHARE = 0.1
+"""Up to a tenth is added to a cooldown whose end was announced, so as never to come back early nor all at once."""
+
+JITTER_SHARE = 0.05
+"""The same where nobody announced it: one probe looks then, so there is no crowd, and every second of it is a loss."""
 
 
 _UNCHANGED = Settlement()
 # Named once: see breaker.
-_DISABLED = Phase.DISABLED
+_READY = Phase.READY
 _CLOSED = Admission.CLOSED
 
 
@@ -90,9 +94,32 @@ class Roster:
         """Return the models of `provider` in succession."""
         return self._slots[provider].candidates
 
-    def retry_delay_s(self) -> float:
-        """Return how long to wait before a retry: the configured delay and up to half of it more, at random."""
-        return self.policy.retry_delay_s * (1.0 + 0.5 * self._jitter())
+    def retry_delay_s(self, asked_s: float | None = None) -> float:
+        """Return how long to wait before a retry: the configured delay and up to half of it more, at random.
+
+        `asked_s` is the wait that the provider asked for: it is never cut, and up to a tenth is added to it.
+        """
+        own_s = self.policy.retry_delay_s * (1.0 + 0.5 * self._jitter())
+        return max(own_s, (asked_s or 0.0) * (1.0 + ANNOUNCED_JITTER_SHARE * self._jitter()))
+
+    def first_token_limit_s(self, candidate: Candidate) -> float:
+        """Return how long the first token of `candidate` is waited for: its configured limit, or the learned one."""
+        configured_s = candidate.first_token_timeout_s or self.policy.first_token_timeout_s
+        # The last resort has nobody behind it, and its time depends on the length of the prompt.
+        if candidate.degraded:
+            return configured_s
+        learned_s = self._slots[candidate.provider].learned[candidate.model].first_token_limit_s
+        return configured_s if learned_s is None else min(configured_s, learned_s)
+
+    def takes_prefill(self, candidate: Candidate) -> bool:
+        """Return whether `candidate` goes on with a last message of the assistant: it says so, and has not refused one."""
+        learned = self._slots[candidate.provider].learned[candidate.model]
+        return candidate.supports_prefill and not learned.prefill_refused
+
+    def note_prefill_refused(self, candidate: Candidate) -> None:
+        """Take note that `candidate` refused a last message of the assistant: it gets none any more."""
+        with self._lock:
+            self._slots[candidate.provider].learned[candidate.model].prefill_refused = True
 
     def admit(
         self,
@@ -103,20 +130,22 @@ class Roster:
         model: str | None = None,
         panic: bool = False,
         force: bool = False,
+        probe: bool = False,
     ) -> Permit | Refusal:
         """Give leave to ask `model` of `provider`, or the one that serves now, or say why not.
 
         `usable` says whether this request can use a candidate. With `panic` a cooldown is no obstacle; with `force`
-        nothing is but a switch that is off and a missing key: somebody wants to know whether it is back.
+        nothing is but a switch that is off and a missing key: somebody wants to know whether it is back. A cooldown
+        that is over and whose end nobody had announced lets a `probe` pass, and refuses everybody else as `due`.
         """
         with self._lock:
             slot = self._slots[provider]
             candidate = slot.serving() if model is None else slot.named(model)
             if force and candidate is None:
                 candidate = slot.candidates[0]
-            refusal = self._barred(slot, candidate, force=force)
+            refusal = barred(slot, candidate, force=force)
             if candidate is None or refusal is not None:
-                return refusal or _no_model_left(slot)
+                return refusal or no_model_left(slot)
             if not usable(candidate):
                 return Refusal(
                     provider=provider, model=candidate.model, why=Why.UNSUITED, text="not for this request"
@@ -124,15 +153,28 @@ class Roster:
             pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
             closed = [breaker for breaker in pair if breaker.admission(now) is _CLOSED]
             if closed and not force and not (panic and all(b.phase is Phase.COOLING_DOWN for b in closed)):
-                return self._closed(slot, candidate, closed, now)
+                return closed_by(slot, candidate, closed, now)
+            ended = [breaker for breaker in pair if breaker.phase is not _READY]
+            if ended and not (probe or panic or force) and not all(breaker.announced for breaker in ended):
+                return due(slot, candidate, ended)
             return self._reserve(slot, candidate, now)
+
+    def open_to(self, provider: str, *, usable: Callable[[Candidate], bool]) -> bool:
+        """Return whether `provider` could be asked now, without a panic and without reserving anything."""
+        with self._lock:
+            slot = self._slots[provider]
+            candidate = slot.serving()
+            if candidate is None or barred(slot, candidate) is not None or not usable(candidate):
+                return False
+            pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
+            return all(breaker.phase is _READY for breaker in pair)
 
     def recovery(self, provider: str, *, usable: Callable[[Candidate], bool]) -> float | None:
         """Return the instant at which `provider` leaves its cooldown; None where it is in none that panic may break."""
         with self._lock:
             slot = self._slots[provider]
             candidate = slot.serving()
-            if self._barred(slot, candidate) is not None or candidate is None or not usable(candidate):
+            if barred(slot, candidate) is not None or candidate is None or not usable(candidate):
                 return None
             whole, models = slot.breakers
             return max(whole.until or 0.0, models[candidate.model].until or 0.0)
@@ -178,10 +220,34 @@ class Roster:
                 disabled=settlement.disabled,
             )
 
-    def note_headroom(self, provider: str, headroom: Headroom, now: float) -> None:
-        """Take note of what `provider` said is left of its rate limit."""
+    def note_answer(
+        self, permit: Permit, *, first_token_s: float | None, headroom: Headroom | None, now: float
+    ) -> tuple[StateChange, ...]:
+        """Learn from a good answer: how soon its first token came, and what it said is left of the rate limit.
+
+        A candidate whose limit is used up is left alone until it is full again, instead of being asked and refused.
+        """
+        candidate = permit.candidate
         with self._lock:
-            self._slots[provider].headroom = (headroom, now)
+            slot = self._slots[candidate.provider]
+            if headroom is not None:
+                slot.headroom = (headroom, now)
+            if permit.drilled:
+                return ()
+            if first_token_s is not None:
+                slot.learned[candidate.model].note_first_token(first_token_s)
+            rest_s = None if headroom is None else headroom.used_up_s
+            breaker = slot.breakers.models[candidate.model]
+            if rest_s is None or breaker.phase is not _READY:
+                return ()
+            move = breaker.cool_down(
+                breaker.generation,
+                length_s=rest_s * (1.0 + ANNOUNCED_JITTER_SHARE * self._jitter()),
+                announced=True,
+                reason=FailureKind.RATE_LIMITED,
+                now=now,
+            )
+            return () if move is None else (_change(candidate.provider, candidate.model, move),)
 
     def set_enabled(self, provider: str, enabled: bool, *, by: str) -> tuple[StateChange, ...]:
         """Throw the switch of `provider`. Takes effect with the next `admit`."""
@@ -270,46 +336,11 @@ class Roster:
     def status(self, now: float) -> tuple[ProviderStatus, ...]:
         """Return every provider as people see it at the instant `now`."""
         with self._lock:
-            return tuple(self._status(self._slots[name], now) for name in self._order)
+            return tuple(status_of(self._slots[name], now) for name in self._order)
 
     def ready(self, now: float) -> bool:
         """Return whether some candidate may be asked at the instant `now`, panic included."""
         return any(status.state in {"ready", "cooling_down", "probing"} for status in self.status(now))
-
-    def _barred(self, slot: Slot, candidate: Candidate | None, *, force: bool = False) -> Refusal | None:
-        if not slot.enabled:
-            return Refusal(provider=slot.name, model=None, why=Why.OFF, text="switched off")
-        if slot.simulation is Simulation.OFF:
-            return Refusal(provider=slot.name, model=None, why=Why.OFF, text="switched off by a drill")
-        if slot.unavailable is not None and slot.simulation is None:
-            return Refusal(provider=slot.name, model=None, why=Why.NOT_CONFIGURED, text=slot.unavailable)
-        if slot.breakers.whole.gone and not force:
-            reason = slot.breakers.whole.reason
-            return Refusal(
-                provider=slot.name, model=None, why=Why.DISABLED, text=f"disabled: {reason}", reason=reason
-            )
-        return _no_model_left(slot) if candidate is None else None
-
-    def _closed(self, slot: Slot, candidate: Candidate, closed: list[Breaker], now: float) -> Refusal:
-        # One that is disabled speaks first: unlike a cooldown it is an obstacle to everybody.
-        last = max(
-            closed, key=lambda b: (b.phase is Phase.DISABLED and now < (b.until or 0.0), b.until or 0.0)
-        )
-        left_s = (last.until or now) - now
-        if left_s <= 0:
-            why, text = Why.PROBING, f"being probed ({last.reason})"
-        else:
-            why, text = Why.COOLING_DOWN, f"cooling down for {seconds(left_s)} ({last.reason})"
-            if last.phase is Phase.DISABLED:
-                why, text = Why.DISABLED, f"disabled: {last.reason}; looked at again in {seconds(left_s)}"
-        return Refusal(
-            provider=slot.name,
-            model=candidate.model,
-            why=why,
-            text=text,
-            reason=last.reason,
-            until=last.until,
-        )
 
     def _reserve(self, slot: Slot, candidate: Candidate, now: float) -> Permit:
         self._permits += 1
@@ -345,7 +376,8 @@ class Roster:
                 length_s = penalty.length_s
                 if length_s is None:
                     length_s = breaker.next_length_s(self.policy.cooldown_s)
-                length_s *= 1.0 + JITTER_SHARE * self._jitter()
+                share = ANNOUNCED_JITTER_SHARE if penalty.announced else JITTER_SHARE
+                length_s *= 1.0 + share * self._jitter()
                 move = breaker.cool_down(
                     generation, length_s=length_s, announced=penalty.announced, reason=failure.kind, now=now
                 )
@@ -356,48 +388,6 @@ class Roster:
             cooldown_s=move.length_s if move.after is Phase.COOLING_DOWN else None,
             disabled=penalty.scope if move.after is Phase.DISABLED else None,
         )
-
-    def _status(self, slot: Slot, now: float) -> ProviderStatus:
-        candidate = slot.serving()
-        shown = candidate or slot.candidates[-1]
-        retired = tuple(
-            other.model
-            for other in slot.candidates
-            if slot.breakers.models[other.model].phase is Phase.DISABLED and other is not candidate
-        )
-        refusal = self._barred(slot, candidate)
-        if refusal is None and candidate is not None:
-            pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
-            closed = [b for b in pair if b.admission(now) is Admission.CLOSED]
-            if closed:
-                refusal = self._closed(slot, candidate, closed, now)
-            elif any(b.admission(now) is Admission.PROBE for b in pair):
-                refusal = Refusal(
-                    provider=slot.name,
-                    model=None,
-                    why=Why.PROBING,
-                    text="cooldown over: the next request is the probe",
-                )
-        until_s = None if refusal is None or refusal.until is None else max(0.0, refusal.until - now)
-        return ProviderStatus(
-            name=slot.name,
-            state="ready" if refusal is None else refusal.why.value,
-            model=shown.model,
-            text="ready" if refusal is None else refusal.text,
-            reason="" if refusal is None else refusal.reason,
-            until_s=until_s,
-            retired=retired,
-            degraded=shown.degraded,
-            enabled=slot.enabled,
-            headroom=slot.headroom[0] if slot.headroom else None,
-            headroom_age_s=now - slot.headroom[1] if slot.headroom else None,
-        )
-
-
-def _no_model_left(slot: Slot) -> Refusal:
-    reason = "model_unavailable"
-    text = "disabled: no model of it is left"
-    return Refusal(provider=slot.name, model=None, why=Why.DISABLED, text=text, reason=reason)
 
 
 def _succeed(breakers: Breakers, permit: Permit, *, provider: bool, model: bool) -> tuple[StateChange, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fallback.core.breaker import Breaker
+from fallback.core.learned import Learned
 from fallback.core.models import Candidate, Headroom
 from fallback.core.standing import Simulation, SlotSpec
 
@@ -33,6 +34,7 @@ class Slot:
         "candidates",
         "enabled",
         "headroom",
+        "learned",
         "name",
         "real",
         "simulation",
@@ -47,6 +49,8 @@ class Slot:
         self.simulation: Simulation | None = None
         self.headroom: tuple[Headroom, float] | None = None
         """What was left of its rate limit, and the instant at which it said so."""
+        self.learned = {candidate.model: Learned() for candidate in spec.candidates}
+        """What each model's answers taught, drills left out."""
         self.real = self._fresh()
         self.breakers = self.real
         """Those in force: the real ones, or those of a drill."""

@@ -48,7 +48,7 @@ class Why(StrEnum):
     DISABLED = "disabled"
     COOLING_DOWN = "cooling_down"
     PROBING = "probing"
-    """Its cooldown is over and another request is finding out whether it is back."""
+    """Its cooldown is over and a probe is finding out whether it is back, or is about to be sent."""
     UNSUITED = "unsuited"
     """It cannot take this request (window too small), or has been asked already."""
 
@@ -64,6 +64,8 @@ class Refusal:
     reason: str = ""
     """The failure kind that led to it."""
     until: float | None = None
+    due: bool = False
+    """Whether its cooldown, whose end nobody announced, is over, and no probe is under way yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

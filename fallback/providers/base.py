@@ -31,6 +31,9 @@ class WireRequest:
 class BaseProvider(ABC):
     """One provider of providers.yaml, as a dialect."""
 
+    prefills = False
+    """Whether models of this dialect go on with a last message of the assistant, where the settings do not say."""
+
     def __init__(self, settings: ProviderSettings) -> None:
         self.settings = settings
 
@@ -50,6 +53,9 @@ class BaseProvider(ABC):
                 stream_upstream=self.settings.stream_upstream,
                 response_timeout_s=self.settings.response_timeout_s,
                 first_token_timeout_s=self.settings.first_token_timeout_s,
+                supports_prefill=self.prefills
+                if self.settings.supports_prefill is None
+                else self.settings.supports_prefill,
             )
             for model in self.settings.models
         )

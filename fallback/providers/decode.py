@@ -69,6 +69,8 @@ class Decoder:
         """
         self._choices = choices
         self.done = False
+        self.may_be_blank = False
+        """Whether an answer without text is one: it goes on with an answer that may have been whole already."""
         self._key = key
         self._wall = wall
         self._max = max_bytes
@@ -85,6 +87,11 @@ class Decoder:
         self._skipped = 0
         self._failure: Failure | None = None
         self._alive = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told of the usage so far; None: nothing."""
+        return self._assembly.usage
 
     @property
     def settled(self) -> bool:
@@ -172,7 +179,7 @@ class Decoder:
                 message="the provider withheld the answer because of its content",
                 provider_request_id=self._request_id(),
             )
-        if self._assembly.blank:
+        if self._assembly.blank and not self.may_be_blank:
             return Failure(
                 kind=FailureKind.EMPTY_RESPONSE, status=self._status, message="an answer without text"
             )

@@ -27,14 +27,15 @@ def attempt_line(
     route: str,
     report: AttemptReport,
     stream: bool,
+    previous: AttemptReport | None = None,
     drill: bool = False,
     cooldown_s: float | None = None,
     disabled: str | None = None,
 ) -> Line:
     """One attempt, after it ended.
 
-    `route` is what the caller asked for as `model`, `stream` whether the caller asked for a stream, `drill` whether
-    the failure was an injected one; `cooldown_s` and `disabled` ("provider", "model") are what it led to, as in
+    `route` is what the caller asked for as `model`, `stream` whether the caller asked for a stream, `previous` the
+    attempt that this one is the failover of, `drill` whether the failure was an injected one; `cooldown_s` and `disabled` ("provider", "model") are what it led to, as in
     AttemptFailed.
     """
     failure = report.failure
@@ -46,6 +47,8 @@ def attempt_line(
             "route": route,
             "attempt": report.number,
             "role": str(report.role),
+            "previous_provider": previous.provider if previous else None,
+            "previous_error_type": previous.outcome if previous else None,
             "provider": report.provider,
             "request_model": report.model,
             "response_model": report.response_model,
@@ -60,7 +63,9 @@ def attempt_line(
             "started_s": _seconds(report.started_s),
             "duration_s": _seconds(report.duration_s),
             "time_to_first_token_s": _seconds(report.time_to_first_token_s),
+            "continues": report.continues,
             **_tokens(report.usage),
+            "usage_estimated": report.usage_estimated or None,
             "cost_usd": _money(report.cost_usd),
             "finish_reason": report.finish_reason,
             "provider_request_id": report.provider_request_id
@@ -110,6 +115,8 @@ def request_line(
             "error_message": error_message or None,
             "http_status": http_status,
             "provider": answer.provider if answer else None,
+            "providers": list(answer.providers) if answer and answer.seams else None,
+            "seams": len(answer.seams) if answer and answer.seams else None,
             "request_model": answer.model if answer else None,
             "response_model": answering.response_model if answer and answering else None,
             "first_provider": attempts[0].provider if attempts else None,
@@ -120,6 +127,7 @@ def request_line(
             "duration_s": _seconds(duration_s),
             "time_to_first_token_s": _seconds(answer.time_to_first_token_s) if answer else None,
             **_tokens(usage),
+            "usage_estimated": any(report.usage_estimated for report in attempts) or None,
             "cost_usd": _money(cost_usd),
             "finish_reason": answer.finish_reason if answer else None,
             "drill": drill,

@@ -1,0 +1,67 @@
+"""What a course asks its driver to do, and what all courses share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fallback.core.models import Event
+from fallback.core.roster import Permit, Roster, StateChange
+from fallback.providers.base import BaseProvider, WireRequest
+
+__all__ = ["Close", "Command", "Probe", "Read", "RoutingContext", "Send", "Sleep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Send a request; everything until its headers are in must be over in `limit_s`."""
+
+    request: WireRequest
+    connect_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the next bytes of the body."""
+
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Be done with the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Let time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Begin to drive a ProbeCourse for `permit`, and wait for nothing. From here on the permit is the driver's."""
+
+    permit: Permit
+
+
+Command = Send | Read | Close | Sleep | Probe | Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingContext:
+    """What every request shares."""
+
+    providers: Mapping[str, BaseProvider]
+    roster: Roster
+    record: Callable[[Mapping[str, object]], object]
+    """Appends one line to the usage log; never raises."""
+    changed: Callable[[Sequence[StateChange], str | None], object]
+    """Is told the changes of providers and the id of the request that made them."""
+    clock: Callable[[], float]
+    """Seconds of a monotonic clock."""
+    wall: Callable[[], float]
+    """Unix time in seconds."""
+    log_content: bool = False

@@ -1,0 +1,48 @@
+"""The request by which another candidate is asked to go on with an answer that broke off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fallback.core.models import ChatRequest, Message
+
+__all__ = ["continued", "may_be_continued"]
+
+_PLEA = (
+    "Your last message was cut off by a technical fault. Go on with it from exactly where it stops. "
+    "Repeat nothing of it, and write nothing before or about the rest."
+)
+_CHARACTERS_PER_TOKEN = 4
+"""Roughly, of English text: what was delivered comes off the caller's token budget."""
+
+
+def may_be_continued(request: ChatRequest) -> bool:
+    """Return whether text of an answer to `request` can be gone on with: one answer, in no prescribed form."""
+    wanted = request.extra.get("n")
+    form = request.extra.get("response_format")
+    plain = form is None or (isinstance(form, dict) and form.get("type") == "text")
+    return plain and (wanted is None or wanted == 1)
+
+
+def continued(request: ChatRequest, text: str, *, prefill: bool) -> ChatRequest:
+    """Return `request` as it is put to whoever is to go on with `text`.
+
+    With `prefill` the text stands as the last message, for the candidate to go on inside it; without, a short message
+    of the user asks for the rest.
+    """
+    messages = list(request.messages)
+    if messages and messages[-1].get("role") == "assistant" and isinstance(messages[-1].get("content"), str):
+        # The caller had begun the answer, as a prefill of its own.
+        text = f"{messages.pop()['content']}{text}"
+    rest: list[Message] = [{"role": "assistant", "content": text}]
+    if not prefill:
+        rest.append({"role": "user", "content": _PLEA})
+    budget = request.max_tokens
+    if budget is not None:
+        budget = max(1, budget - len(text) // _CHARACTERS_PER_TOKEN)
+    extra = dict(request.extra)
+    if isinstance(extra.get("max_completion_tokens"), int):
+        extra["max_completion_tokens"] = max(
+            1, extra["max_completion_tokens"] - len(text) // _CHARACTERS_PER_TOKEN
+        )
+    return replace(request, messages=(*messages, *rest), max_tokens=budget, extra=extra)

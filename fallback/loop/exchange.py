@@ -1,0 +1,282 @@
+"""The course of one request. See the package for what it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from fallback import activity
+from fallback.core.errors import FailureKind, NoAnswerError
+from fallback.core.models import (
+    Answer,
+    AnswerPart,
+    AttemptFailed,
+    AttemptReport,
+    AttemptStarted,
+    CandidateSkipped,
+    ChatRequest,
+    Event,
+    Failure,
+    Finished,
+    Role,
+    Usage,
+    Waiting,
+)
+from fallback.core.plan import CANCELLED, GiveUp, Plan, Try, Wait, start
+from fallback.core.roster import Permit, Settlement
+from fallback.loop.call import Call
+from fallback.loop.commands import Command, Probe, RoutingContext, Sleep
+from fallback.loop.continuation import continued
+from fallback.loop.delivery import Delivery
+from fallback.loop.ending import ending_of
+from fallback.loop.reports import attempt_report
+from fallback.providers.decode import Decoded
+from fallback.usage_log import attempt_line, request_line
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """One request on its way. `run()` is called once."""
+
+    def __init__(
+        self, request: ChatRequest, context: RoutingContext, *, live: bool, only: str | None = None
+    ) -> None:
+        """Plan `request`. With `live` pieces of the answer are delivered as they come; without, the whole at its end.
+
+        `only` names the one provider to ask, even where it is resting or disabled. Raises UnknownModelError.
+        """
+        self.request = request
+        self._context = context
+        self._live = live
+        self._started = context.clock()
+        self._plan: Plan = start(request, context.roster, self._started, only=only)
+        self._created = int(context.wall())
+        self._delivery = Delivery(request, live=live)
+        self._reports: list[AttemptReport] = []
+        self._activity: list[str] = []
+        self._open: tuple[Try, Call] | None = None
+        self._probes: list[Permit] = []
+        self._first_token: float | None = None
+        """The instant of the first token of what the caller gets."""
+        self._told = False
+        self._any_drilled = False
+
+    def run(self) -> Generator[Command, Any, None]:
+        """Yield commands and events until the answer is whole. Raises NoAnswerError."""
+        try:
+            while True:
+                step = self._plan.next_step(self._context.clock())
+                match step:
+                    case Try():
+                        answer = yield from self._try(step)
+                        if answer is not None:
+                            yield Finished(answer=answer)
+                            return
+                    case Wait():
+                        yield self._tell(Waiting(seconds=step.seconds, provider=step.provider))
+                        yield Sleep(step.seconds)
+                    case GiveUp():
+                        yield from self._skips(step.skipped)
+                        raise self._no_answer(step)
+        finally:
+            self._abandon()
+
+    def _tell(self, event: Event) -> Event:
+        self._activity.extend(activity.lines(event))
+        return event
+
+    def _skips(self, refusals: Any) -> Generator[Event, None, None]:
+        for refusal in refusals:
+            yield self._tell(
+                CandidateSkipped(provider=refusal.provider, model=refusal.model, reason=refusal.text)
+            )
+
+    def _try(self, step: Try) -> Generator[Command, Any, Answer | None]:
+        # From here on the permits are ours to give back, whatever the caller does.
+        self._probes.extend(step.probes)
+        prefill = self._delivery.begun and self._context.roster.takes_prefill(step.candidate)
+        call = self._call(step, prefill=prefill)
+        self._open = (step, call)
+        while self._probes:
+            yield Probe(self._probes.pop())
+        yield from self._skips(step.skipped)
+        self._delivery.begin(step.candidate, prefill=prefill)
+        return (yield from self._attempt(step, call, prefill=prefill))
+
+    def _call(self, step: Try, *, prefill: bool) -> Call:
+        request = self.request
+        if self._delivery.begun:
+            request = continued(request, self._delivery.text, prefill=prefill)
+        return Call(
+            self._context,
+            request,
+            step.candidate,
+            step.timeouts,
+            drilled=step.permit.drilled,
+            may_add_nothing=self._delivery.begun,
+        )
+
+    def _attempt(self, step: Try, call: Call, *, prefill: bool) -> Generator[Command, Any, Answer | None]:
+        candidate, delivery, context = step.candidate, self._delivery, self._context
+        continues = delivery.continues
+        yield self._tell(
+            AttemptStarted(
+                number=step.number,
+                role=step.role,
+                provider=candidate.provider,
+                model=candidate.model,
+                probe=step.permit.probe,
+                degraded=candidate.degraded,
+                continues=continues,
+            )
+        )
+        outcome = yield from call.run(delivery.take)
+        if self._first_token is None and (delivery.begun or isinstance(outcome, Decoded)):
+            self._first_token = call.first_piece
+        if isinstance(outcome, Decoded):
+            yield from delivery.end()
+            now = context.clock()
+            self._open = None
+            self._settle(step, call, outcome, now, continues=continues)
+            return self._finish(step, outcome, now)
+        now = context.clock()
+        self._open = None
+        failure = replace(outcome, delivered=delivery.begun, final=delivery.final)
+        if prefill and failure.status == 400 and failure.kind is FailureKind.INVALID_REQUEST:
+            context.roster.note_prefill_refused(candidate)
+            failure = replace(failure, adapted=True)
+        settlement = self._settle(step, call, failure, now, continues=continues)
+        yield self._tell(
+            AttemptFailed(
+                number=step.number,
+                provider=candidate.provider,
+                model=candidate.model,
+                failure=failure,
+                duration_s=now - call.began,
+                cooldown_s=settlement.cooldown_s,
+                disabled=settlement.disabled,
+            )
+        )
+        return None
+
+    def _settle(
+        self, step: Try, call: Call, outcome: Decoded | Failure, now: float, *, continues: int | None
+    ) -> Settlement:
+        """Record how an attempt ended, with the plan and in the log."""
+        context = self._context
+        failure = outcome if isinstance(outcome, Failure) else None
+        settlement = self._plan.record(step, failure, now)
+        changes = settlement.changes
+        if isinstance(outcome, Decoded):
+            changes += context.roster.note_answer(
+                step.permit, first_token_s=call.first_token_s, headroom=outcome.headroom, now=now
+            )
+        self._any_drilled = self._any_drilled or call.drilled
+        report = attempt_report(
+            context, step, call, outcome, started=self._started, now=now, continues=continues
+        )
+        previous = self._reports[-1] if self._reports and step.role is Role.FAILOVER else None
+        self._reports.append(report)
+        context.record(
+            attempt_line(
+                request_id=self.request.request_id,
+                source=self.request.source,
+                route=self.request.model,
+                report=report,
+                previous=previous,
+                stream=self._live,
+                drill=call.drilled,
+                cooldown_s=settlement.cooldown_s,
+                disabled=settlement.disabled,
+            )
+        )
+        if changes:
+            context.changed(changes, self.request.request_id)
+        return settlement
+
+    def _finish(self, step: Try, decoded: Decoded, now: float) -> Answer:
+        candidate, reports, delivery = step.candidate, self._reports, self._delivery
+        choices = delivery.choices(decoded.choices)
+        used = [report.usage for report in reports if report.usage is not None]
+        prices = [report.cost_usd for report in reports if report.usage is not None]
+        first = self._first_token
+        answer = Answer(
+            request_id=self.request.request_id,
+            choices=choices,
+            provider=candidate.provider,
+            model=candidate.model,
+            usage=sum(used, start=Usage()),
+            cost_usd=None if None in prices else sum(price for price in prices if price is not None),
+            latency_s=now - self._started,
+            time_to_first_token_s=None if first is None else first - self._started,
+            attempts=tuple(reports),
+            activity_log=(),
+            degraded=candidate.degraded,
+            created=self._created,
+            parts=delivery.parts,
+            usage_estimated=any(report.usage_estimated for report in reports),
+        )
+        if not answer.parts:
+            whole = AnswerPart(
+                provider=candidate.provider, model=candidate.model, characters=len(answer.text)
+            )
+            answer = replace(answer, parts=(whole,))
+        self._tell(Finished(answer=answer))
+        answer = replace(answer, activity_log=tuple(self._activity))
+        self._log_request("ok", now, answer=answer)
+        return answer
+
+    def _no_answer(self, step: GiveUp) -> NoAnswerError:
+        now, plan = self._context.clock(), self._plan
+        ending = ending_of(
+            step,
+            self._reports,
+            self._context.roster.status(now),
+            deadline_s=plan.deadline - plan.started,
+        )
+        self._log_request(
+            ending.outcome,
+            now,
+            error_type=ending.error_type,
+            error_message=ending.text,
+            http_status=ending.status,
+        )
+        return ending.exception(
+            request_id=self.request.request_id,
+            activity_log=self._activity,
+            attempts=self._reports,
+            partial_text=self._delivery.text,
+        )
+
+    def _log_request(self, outcome: Any, now: float, **fields: Any) -> None:
+        self._told = True
+        self._context.record(
+            request_line(
+                request_id=self.request.request_id,
+                source=self.request.source,
+                route=self.request.model,
+                stream=self._live,
+                outcome=outcome,
+                duration_s=now - self._started,
+                attempts=self._reports,
+                drill=self._any_drilled,
+                log_content=self._context.log_content,
+                prompt=self.request.messages,
+                **fields,
+            )
+        )
+
+    def _abandon(self) -> None:
+        """Settle what is open when the course ends before its time: the caller went away."""
+        now = self._context.clock()
+        for permit in self._probes:
+            self._context.roster.settle(permit, None, CANCELLED, now)
+        self._probes.clear()
+        if self._open is not None:
+            step, call = self._open
+            self._open = None
+            self._settle(step, call, CANCELLED, now, continues=self._delivery.continues)
+        if not self._told:
+            self._log_request("cancelled", now, error_type=FailureKind.CANCELLED.value)

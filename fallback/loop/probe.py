@@ -1,0 +1,108 @@
+"""The course of a probe: one small call that finds out, beside the requests, whether a provider is back.
+
+It is written to the usage log as an attempt of the source `probe`, and belongs to no request. Nobody hears of it otherwise
+but the roster, which takes the provider back or lets it rest on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from fallback.core.models import ChatRequest, Role, Timeouts
+from fallback.core.plan import CANCELLED, Try
+from fallback.core.policy import judge
+from fallback.core.roster import Permit
+from fallback.loop.call import Call
+from fallback.loop.commands import Command, RoutingContext
+from fallback.loop.reports import attempt_report
+from fallback.providers.decode import Decoded
+from fallback.usage_log import attempt_line
+
+__all__ = ["ProbeCourse"]
+
+PROMPT = "Reply with the word OK."
+MAX_TOKENS = 1
+TOTAL_S = 20.0
+
+
+class ProbeCourse:
+    """One probe on its way, under a permit that the roster has given. `run()` is called once."""
+
+    def __init__(self, permit: Permit, context: RoutingContext, request_id: str) -> None:
+        self._context = context
+        self._request = ChatRequest(
+            request_id=request_id,
+            messages=({"role": "user", "content": PROMPT},),
+            model=permit.candidate.provider,
+            max_tokens=MAX_TOKENS,
+            deadline_s=TOTAL_S,
+            source="probe",
+        )
+        policy, patience_s = context.roster.policy, context.roster.first_token_limit_s(permit.candidate)
+        self._step = Try(
+            permit=permit,
+            number=1,
+            role=Role.FIRST,
+            timeouts=Timeouts(
+                connect_s=policy.connect_timeout_s,
+                first_token_s=patience_s,
+                idle_s=policy.idle_timeout_s,
+                total_s=max(TOTAL_S, patience_s),
+                patience_s=patience_s,
+            ),
+        )
+        self._settled = False
+
+    def run(self) -> Generator[Command, Any, None]:
+        """Yield commands until it is known. However it ends, the permit is settled."""
+        permit = self._step.permit
+        call = Call(
+            self._context,
+            self._request,
+            permit.candidate,
+            self._step.timeouts,
+            drilled=permit.drilled,
+            may_add_nothing=True,
+        )
+        try:
+            outcome = yield from call.run(None)
+            self._settle(call, outcome)
+        finally:
+            if not self._settled:
+                self._settle(call, CANCELLED)
+
+    def abandon(self) -> None:
+        """Settle the permit of a probe that was never begun, without a line in the log. Changes nothing otherwise."""
+        if not self._settled:
+            self._settled = True
+            self._context.roster.settle(self._step.permit, None, CANCELLED, self._context.clock())
+
+    def _settle(self, call: Call, outcome: Any) -> None:
+        self._settled = True
+        context, permit, now = self._context, self._step.permit, self._context.clock()
+        failure = None if isinstance(outcome, Decoded) else outcome
+        verdict = None
+        if failure is not None and failure is not CANCELLED:
+            verdict = judge(failure, retries_left=0, policy=context.roster.policy)
+        settlement = context.roster.settle(permit, verdict, failure, now)
+        changes = settlement.changes
+        if isinstance(outcome, Decoded):
+            changes += context.roster.note_answer(
+                permit, first_token_s=None, headroom=outcome.headroom, now=now
+            )
+        report = attempt_report(context, self._step, call, outcome, started=call.began, now=now)
+        context.record(
+            attempt_line(
+                request_id=self._request.request_id,
+                source=self._request.source,
+                route=self._request.model,
+                report=report,
+                stream=False,
+                drill=call.drilled,
+                cooldown_s=settlement.cooldown_s,
+                disabled=settlement.disabled,
+            )
+        )
+        if changes:
+            context.changed(changes, self._request.request_id)
