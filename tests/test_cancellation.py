@@ -170,13 +170,17 @@ def test_a_caller_who_leaves_at_any_event_leaks_no_permit_and_no_probe() -> None
         )
         router = ModelRouter(wiring, transport=ScriptedTransport(script), sleep=clock.advance)
         router.invoke("Hi")
-        clock.advance(11.0)  # now the next request is the probe of a
+        clock.advance(11.0)  # now the next request sends a probe to a, and goes to b
         with router.stream("Hi") as stream:
             for _ in zip(range(leave_at), stream, strict=False):
                 pass
+        router.wait_for_probes()
         assert roster.permits_open == 0, f"left at event {leave_at}"
         if leave_at:
             ended = [line for line in lines if line["kind"] == "request"]
             assert len(ended) == 2
+        else:
+            router.invoke("Hi")
+            router.wait_for_probes()
         assert router.invoke("Hi").provider == "a", "the probe was not given back"
         router.close()

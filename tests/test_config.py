@@ -583,6 +583,8 @@ class TestRoutingAndRoutes:
             "idle_timeout_s": 5,
             "retries": 0,
             "retry_delay_s": 0,
+            "max_retry_wait_s": 3,
+            "on_stream_break": "error",
             "cooldown_s": 300,
             "strikes": 2,
             "quota_recheck_s": 60,

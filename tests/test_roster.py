@@ -103,10 +103,10 @@ def test_a_provider_is_due_where_either_of_its_cooldowns_was_not_announced() -> 
 
 
 def test_panic_and_a_test_by_hand_are_the_probe_themselves() -> None:
-    for how in ({"panic": True}, {"force": True}):
+    for panic in (True, False):
         whom = roster()
         fail(whom, admit(whom), FailureKind.OVERLOADED, 0.0)
-        assert admit(whom, now=50.0, probe=False, **how).probe
+        assert admit(whom, now=50.0, probe=False, panic=panic, force=not panic).probe
 
 
 HEADROOM = Headroom(remaining_requests=0, reset_requests_s=7.0, remaining_tokens=500, reset_tokens_s=90.0)

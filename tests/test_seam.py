@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -101,7 +103,7 @@ def test_how_the_text_is_cut_into_pieces_makes_no_difference(
     before: str, said: str, own_message: bool, cuts: list[int]
 ) -> None:
     edges = sorted({0, len(said), *(cut for cut in cuts if cut < len(said))})
-    pieces = [said[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [said[start:end] for start, end in pairwise(edges)]
     whole = join(before, [said], own_message=own_message)
     assert join(before, pieces, own_message=own_message) == whole
     assert join(before, list(said), own_message=own_message) == whole

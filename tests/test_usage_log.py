@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, UserDict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fallback.core.errors import FailureKind
-from fallback.core.models import Answer, AttemptReport, Choice, Failure, Role, Usage
+from fallback.core.models import Answer, AnswerPart, AttemptReport, Choice, Failure, Role, Usage
 from fallback.usage_log import (
     Damaged,
     Record,
@@ -822,14 +823,36 @@ ANSWER = Answer(
 )
 
 
+BROKEN = replace(
+    FAILED,
+    outcome="stream_truncated",
+    failure=Failure(kind=FailureKind.STREAM_TRUNCATED, delivered=True),
+    usage=Usage(input_tokens=5, output_tokens=40),
+    usage_estimated=True,
+)
+WENT_ON = replace(OK, continues=160)
+JOINED = replace(
+    ANSWER,
+    attempts=(BROKEN, WENT_ON),
+    parts=(
+        AnswerPart(provider="groq_llama", model="llama-3.1-8b-instant", characters=160),
+        AnswerPart(provider="together_llama", model="openai/gpt-oss-120b", characters=80),
+    ),
+)
+
+
 def attempt_of(
-    report: AttemptReport, cooldown_s: float | None = None, disabled: str | None = None
+    report: AttemptReport,
+    cooldown_s: float | None = None,
+    disabled: str | None = None,
+    previous: AttemptReport | None = None,
 ) -> dict[str, object]:
     return attempt_line(
         request_id="r1",
         source="api",
         route="auto",
         report=report,
+        previous=previous,
         stream=True,
         drill=False,
         cooldown_s=cooldown_s,
@@ -837,7 +860,7 @@ def attempt_of(
     )
 
 
-def request_of(*, log_content: bool = False) -> dict[str, object]:
+def request_of(*, log_content: bool = False, answer: Answer = ANSWER) -> dict[str, object]:
     return request_line(
         request_id="r1",
         source="chat",
@@ -845,8 +868,8 @@ def request_of(*, log_content: bool = False) -> dict[str, object]:
         stream=False,
         outcome="ok",
         duration_s=1.0,
-        attempts=(FAILED, OK),
-        answer=ANSWER,
+        attempts=answer.attempts,
+        answer=answer,
         log_content=log_content,
         prompt=[{"role": "user", "content": "What is the capital of Japan?"}],
     )
@@ -901,6 +924,25 @@ def test_a_good_attempt_has_tokens_and_no_error() -> None:
     assert not [name for name in line if name.startswith("error")]
     assert (line["input_tokens"], line["output_tokens"], line["cost_usd"]) == (10, 20, 0.00001)
     assert (line["probe"], line["skipped_events"], line["role"]) == (True, 2, "failover")
+
+
+def test_an_attempt_that_goes_on_says_from_where_and_after_whose_failure() -> None:
+    line = attempt_of(WENT_ON, previous=BROKEN)
+    assert (line["continues"], line["previous_provider"], line["previous_error_type"]) == (
+        160,
+        "groq_llama",
+        "stream_truncated",
+    )
+    assert attempt_of(BROKEN)["usage_estimated"] is True
+    plain = attempt_of(OK)
+    assert not {"continues", "previous_provider", "usage_estimated"} & set(plain)
+
+
+def test_a_request_in_parts_names_everybody_and_one_in_one_piece_nobody() -> None:
+    line = request_of(answer=JOINED)
+    assert (line["providers"], line["seams"]) == (["groq_llama", "together_llama"], 1)
+    assert line["usage_estimated"] is True
+    assert not {"providers", "seams", "usage_estimated"} & set(request_of())
 
 
 def test_a_rescued_request_names_who_was_asked_first_and_who_answered() -> None:
@@ -976,8 +1018,9 @@ def test_the_documentation_lists_every_field_and_no_other(
     )  # fmt: skip
     written = [
         attempt_of(FAILED, cooldown_s=8.0, disabled="model"),
-        attempt_of(OK),
-        request_of(log_content=True),
+        attempt_of(WENT_ON, previous=BROKEN),
+        attempt_of(BROKEN),
+        request_of(log_content=True, answer=JOINED),
         failed_request(),
         state,
     ]

@@ -86,6 +86,7 @@ def stage(
                 "healthy",
                 healthy.url,
                 models=(ModelSettings(name="h", context_window=window),),
+                supports_prefill=True,
             ),
         ],
         clock=clock,
@@ -227,10 +228,30 @@ def test_the_model_or_provider_is_disabled(standin: StandInThread, name: str, dr
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", of_action("rescue_mid_stream"))
-def test_after_text_was_delivered_a_clean_error_ends_the_stream(
+def test_after_text_was_delivered_the_next_one_goes_on_with_it(
     standin: StandInThread, name: str, driver: str
 ) -> None:
     scene = stage(standin, CASES[name], driver)
+    standin.tenant(f"healthy-{name}").configure(text="Hello, world")
+    events = scene.asking.stream()
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "Hello, world"
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.answer.text, last.answer.providers, last.answer.seams) == (
+        "Hello, world",
+        ("faulty", "healthy"),
+        (3,),
+    )
+    assert last.answer.attempts[0].outcome == expected_kind(scene.case)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", of_action("rescue_mid_stream"))
+def test_after_text_was_delivered_a_clean_error_ends_the_stream_where_nobody_can_go_on(
+    standin: StandInThread, name: str, driver: str
+) -> None:
+    scene = stage(standin, CASES[name], driver)
+    scene.wiring.context.roster.set_enabled("healthy", False, by="test")
     events: list[Event] = []
     with pytest.raises(StreamBrokenError) as caught:
         scene.asking.stream(into=events)

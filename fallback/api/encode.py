@@ -58,6 +58,9 @@ def answer_object(answer: Answer) -> dict[str, Any]:
         "cost_usd": _money(answer.cost_usd),
         "attempts": [_attempt(report) for report in answer.attempts],
         "degraded": answer.degraded,
+        "providers": list(answer.providers),
+        "seams": list(answer.seams),
+        "usage_estimated": answer.usage_estimated,
         "latency_s": _seconds(answer.latency_s),
         "time_to_first_token_s": _seconds(answer.time_to_first_token_s),
         "finish_reason": answer.finish_reason,
@@ -82,7 +85,9 @@ def _attempt(report: AttemptReport) -> dict[str, Any]:
         "time_to_first_token_s": _seconds(report.time_to_first_token_s),
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
+        "usage_estimated": report.usage_estimated,
         "cost_usd": _money(report.cost_usd),
+        "continues": report.continues,
     }
 
 
@@ -99,6 +104,7 @@ def event_object(event: Event) -> tuple[str, dict[str, Any]]:
                 "provider": event.provider,
                 "model": event.model,
                 "degraded": event.degraded,
+                "continues": event.continues,
                 **told,
             }
         case AttemptFailed():

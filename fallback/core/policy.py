@@ -43,7 +43,7 @@ class RoutingPolicy:
     """Times the same candidate is asked again where that may help at once; 0: never."""
     retry_delay_s: float = 0.2
     """Before a retry; up to half of it is added at random."""
-    max_retry_wait_s: float = 1.0
+    max_retry_wait_s: float = 0.5
     """A provider that asks for no longer a wait than this is asked again after it, within `retries`; after a longer
     one, the next candidate at once. 0: never wait for a provider."""
     on_stream_break: Literal["continue", "error"] = "continue"
@@ -154,9 +154,11 @@ def judge(failure: Failure, *, retries_left: int, policy: RoutingPolicy) -> Verd
 
 
 def _may_retry(failure: Failure, policy: RoutingPolicy) -> bool:
-    if failure.retry_after_s is not None and failure.kind in _WORTH_A_WAIT:
-        return failure.retry_after_s <= policy.max_retry_wait_s
-    return failure.retryable or failure.kind in _RETRYABLE
+    wait_s = failure.retry_after_s
+    if wait_s is not None and wait_s > policy.max_retry_wait_s:
+        return False
+    waits = wait_s is not None and failure.kind in _WORTH_A_WAIT
+    return waits or failure.retryable or failure.kind in _RETRYABLE
 
 
 def _next(failure: Failure, policy: RoutingPolicy) -> Next:

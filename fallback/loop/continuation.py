@@ -9,9 +9,11 @@ from fallback.core.models import ChatRequest, Message
 __all__ = ["continued", "may_be_continued"]
 
 _PLEA = (
-    "Your last message was cut off by a technical fault. Go on with it from exactly where it stops. "
-    "Repeat nothing of it, and write nothing before or about the rest."
+    "Your last message was cut off by a technical fault. Repeat its last few words exactly as they stand there, "
+    "and go on from where it stops. Write nothing else: no comment, and no other part of it again."
 )
+"""The few words said again show to the letter where the rest belongs: a new message begins without the blank that may have
+to stand before it, and a word that was cut in two is written anew."""
 _CHARACTERS_PER_TOKEN = 4
 """Roughly, of English text: what was delivered comes off the caller's token budget."""
 
