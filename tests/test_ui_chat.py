@@ -13,7 +13,7 @@ from streamlit.testing.v1.element_tree import Block
 
 from fallback.activity import DEGRADED_NOTE
 from fallback.config import load
-from fallback.router import ModelRouter, set_router
+from fallback.router import ModelRouter, get_router, set_router
 from fallback.standin import Fault, StandInThread, Tenant
 from fallback.ui import chat
 from fallback.ui.conversations import Conversation, Conversations
@@ -185,12 +185,33 @@ def test_a_failed_question_is_not_told_to_anyone_again(start: Start, standin: St
 def test_a_broken_stream_keeps_its_text_and_says_so(start: Start, standin: StandInThread) -> None:
     start()
     standin.tenant("groq_llama", words=60).always(Fault(kind="cut", after_words=2, ending="reset"))
+    get_router().set_enabled("together_llama", False)
     page = ask(opened(), "Capital of Japan?")
     account = shown(page)
     assert "Tokyo, says" in account
     assert "incomplete: the provider broke off" in account
     assert "groq_llama broke off after" in account
     assert "What had arrived is kept." in account
+
+
+def test_an_answer_of_two_providers_shows_where_one_went_on(start: Start, standin: StandInThread) -> None:
+    start()
+    text = "Tokyo is the capital of Japan."
+    groq, together = standin.tenant("groq_llama"), standin.tenant("together_llama")
+    groq.configure(text=text)
+    together.configure(text=text)
+    groq.always(Fault(kind="cut", after_words=3, ending="reset"))
+    page = ask(opened(), "Capital of Japan?")
+    drawn = [block.value for block in page.chat_message[1].markdown]
+    seam = next(place for place, value in enumerate(drawn) if "broke off here" in value)
+    assert "groq\\_llama broke off here, together\\_llama goes on" in drawn[seam]
+    assert (drawn[seam - 1], drawn[seam + 1]) == ("Tokyo is the", "capital of Japan.")
+    account = shown(page)
+    assert "groq_llama and together_llama answered together in" in account
+    assert "**together_llama** finished the answer with" in account
+    assert "incomplete" not in account
+    ask(page, "And of France?")
+    assert bodies(together)[-1]["messages"][1]["content"] == text
 
 
 def test_an_answer_cut_by_the_token_limit_is_marked(start: Start, standin: StandInThread) -> None:

@@ -17,7 +17,7 @@ from fallback.core.errors import (
     StreamBrokenError,
 )
 from fallback.core.models import AttemptFailed, Failure
-from fallback.ui.text_safety import JOINER, blocks, clean, plain, safe_markdown
+from fallback.ui.text_safety import JOINER, Block, blocks, clean, plain, safe_markdown
 from fallback.ui.wording import consequence, cost, duration, no_answer, reason
 
 IMAGES = (
@@ -153,6 +153,31 @@ def test_a_code_block_without_an_end_runs_to_the_end() -> None:
 def test_a_code_block_ends_only_with_as_many_marks_of_its_kind() -> None:
     found = blocks("````md\n```\ninner\n```\n````\nafter")
     assert [(block.text, block.code) for block in found] == [("```\ninner\n```", True), ("after", False)]
+
+
+def test_a_cut_stands_between_the_halves_of_what_it_cuts() -> None:
+    text = "One two three"
+    assert blocks(text, [7]) == (Block(text="One two"), Block(text="", cut=0), Block(text=" three"))
+    code = "```python\nx = 1\ny = 2\n```\nDone."
+    first, cut, second, last = blocks(code, [code.index("y")])
+    assert (first.code, first.text, cut.cut) == (True, "x = 1\n", 0)
+    assert (second.code, second.text, second.language) == (True, "y = 2", "python")
+    assert last.text == "Done."
+    assert [block.code for block in blocks(code, [code.index("```\nDone")])] == [True, False, False]
+
+
+def test_a_cut_in_the_row_of_a_table_waits_for_the_end_of_the_row() -> None:
+    text = "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |"
+    assert blocks(text, [text.index("2")])[0].text.endswith("| 1 | 2 |")
+    assert blocks(text, [text.index("4")])[0].text == text
+
+
+@given(text=st.text(alphabet="ab `~\n|!["), cuts=st.lists(st.integers(0, 40), max_size=3))
+def test_nothing_is_lost_at_a_cut(text: str, cuts: list[int]) -> None:
+    at = sorted(cut for cut in cuts if cut < len(text))
+    found = blocks(text, at)
+    assert [block.cut for block in found if block.cut is not None] == list(range(len(at)))
+    assert all("![" not in block.text for block in found if not block.code)
 
 
 def test_code_in_a_line_keeps_its_look() -> None:

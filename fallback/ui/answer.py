@@ -6,7 +6,8 @@ what changed. A running turn and one of the history are drawn by the same code, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import streamlit as st
@@ -23,7 +24,7 @@ from fallback.core.models import (
     Waiting,
 )
 from fallback.ui.text_safety import Block, blocks, clean, plain
-from fallback.ui.turns import TurnState, TurnView
+from fallback.ui.turns import Seam, TurnState, TurnView
 from fallback.ui.wording import consequence, cost, duration, no_answer, reason
 
 __all__ = ["Drawing", "show_account", "show_question"]
@@ -57,7 +58,7 @@ class Drawing:
             self._draw_event(event)
         self._events_drawn = len(view.events)
         self._end_step(view)
-        self._draw_text(view.text)
+        self._draw_text(view.text, view.seams)
         failed = any(isinstance(event, AttemptFailed) for event in view.events)
         ill = view.state in {TurnState.FAILED, TurnState.BROKEN}
         self._summary.update(
@@ -100,8 +101,9 @@ class Drawing:
             first = last.time_to_first_token_s
             told = f"First words after {duration(first)}, all of it" if first is not None else "Answered"
             self._step_text.caption(f"{told} after {duration(last.duration_s)}.")
+            did = "answered" if last.continues is None else "finished the answer"
             self._step.update(
-                label=f"**{plain(last.provider)}** answered with :gray[{plain(last.response_model or last.model)}]",
+                label=f"**{plain(last.provider)}** {did} with :gray[{plain(last.response_model or last.model)}]",
                 state="complete",
             )
         elif view.state is TurnState.STOPPED:
@@ -112,8 +114,12 @@ class Drawing:
         if not view.running:
             self._step = self._step_text = None
 
-    def _draw_text(self, text: str) -> None:
-        wanted = list(blocks(text[:SHOWN_CHARACTERS]))
+    def _draw_text(self, text: str, seams: Sequence[Seam]) -> None:
+        shown = [seam for seam in seams if seam.at < min(len(text), SHOWN_CHARACTERS)]
+        wanted = [
+            block if block.cut is None else replace(block, text=_seam_line(shown[block.cut]))
+            for block in blocks(text[:SHOWN_CHARACTERS], [seam.at for seam in shown])
+        ]
         if len(text) > SHOWN_CHARACTERS:
             wanted.append(Block(text=f"*Only the first {SHOWN_CHARACTERS:,} characters are shown.*"))
         for position, block in enumerate(wanted):
@@ -136,7 +142,14 @@ def _draw_block(place: DeltaGenerator, block: Block) -> None:
         place.markdown(block.text, anchors=False)
 
 
+def _seam_line(seam: Seam) -> str:
+    who = f"{plain(seam.before)} broke off here, {plain(seam.after)} goes on"
+    return f":small[:gray[───── :material/link: {who} ─────]]"
+
+
 def _doing(event: AttemptStarted) -> str:
+    if event.continues is not None:
+        return "Going on with"
     match event.role:
         case Role.FIRST:
             return "Asking"
@@ -164,6 +177,8 @@ def _headline(view: TurnView) -> str:
             return _progress(view, names)
         case TurnState.DONE if view.answer is not None:
             answer = view.answer
+            if answer.seams:
+                return f"{_listed(list(answer.providers))} answered together in {duration(answer.latency_s)}"
             told = f"{plain(answer.provider)} answered in {duration(answer.latency_s)}"
             others = [name for name in names if name != answer.provider]
             return f"{told} after {_listed(others)} failed" if others else told
@@ -182,7 +197,8 @@ def _progress(view: TurnView, failed: list[str]) -> str:
     clock = f":gray[{view.attempt_s:.0f} s]" if view.attempt_s >= 1 else ""
     name = plain(current.provider)
     if view.text:
-        return f":shimmer[{name} is answering] {clock}"
+        doing = "is answering" if current.continues is None else "goes on with the answer"
+        return f":shimmer[{name} {doing}] {clock}"
     before = (
         f"{_listed([failed[-1]])} failed, asking" if failed and failed[-1] != current.provider else "Asking"
     )
@@ -255,11 +271,12 @@ def _facts(view: TurnView) -> Iterator[str]:
             yield plain(started[-1].model)
             yield duration(view.elapsed_s)
         return
-    yield f"**{plain(answer.provider)}**"
+    yield f"**{' + '.join(map(plain, answer.providers))}**"
     yield plain(answer.model)
     if answer.time_to_first_token_s is not None:
         yield f"first words {duration(answer.time_to_first_token_s)}"
     yield f"total {duration(answer.latency_s)}"
     if answer.usage.total_tokens:
-        yield f"{answer.usage.input_tokens:,} + {answer.usage.output_tokens:,} tokens"
+        about = "about " if answer.usage_estimated else ""
+        yield f"{about}{answer.usage.input_tokens:,} + {answer.usage.output_tokens:,} tokens"
     yield plain(cost(answer.cost_usd))

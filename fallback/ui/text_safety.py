@@ -12,7 +12,9 @@ What may not live here: anything of Streamlit's, and what our own texts say.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 __all__ = ["Block", "blocks", "clean", "plain", "safe_markdown"]
@@ -70,6 +72,8 @@ class Block:
     code: bool = False
     language: str | None = None
     """What the block says it holds; None: nothing, or nothing we would pass on."""
+    cut: int | None = None
+    """The number of the cut that this block stands for, which holds no text of its own; None: it is text."""
 
 
 def clean(text: str) -> str:
@@ -78,8 +82,12 @@ def clean(text: str) -> str:
     return _CONTROLS.sub("", text).encode("utf-8", "replace").decode("utf-8")
 
 
-def blocks(text: str) -> tuple[Block, ...]:
-    """Return `text` as prose and code in turns. A code block that has no end yet is one to the end of the text."""
+def blocks(text: str, cuts: Sequence[int] = ()) -> tuple[Block, ...]:
+    """Return `text` as prose and code in turns. A code block that has no end yet is one to the end of the text.
+
+    At each of `cuts`, ascending offsets into the text, a block is cut in two and one with the number of the cut stands
+    between them; what was code goes on as code.
+    """
     found: list[Block] = []
     lines: list[str] = []
     fence: re.Match[str] | None = None
@@ -88,21 +96,37 @@ def blocks(text: str) -> tuple[Block, ...]:
         body = "\n".join(lines)
         lines.clear()
         if fence is not None:
-            found.append(Block(text=body, code=True, language=_language(fence["info"])))
+            # What was cut at the very end of its code has no second half.
+            if body or not (found and found[-1].cut is not None):
+                found.append(Block(text=body, code=True, language=_language(fence["info"])))
         elif body.strip():
             found.append(Block(text=safe_markdown(body.strip("\n"))))
 
-    for line in clean(text).split("\n"):
-        if fence is not None and _closes(line, fence["marks"]):
+    edges = [0, *(_outside_tables(text, cut) for cut in cuts), len(text)]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        if number:
             finish()
-            fence = None
-        elif fence is None and (opening := _FENCE.match(line)):
-            finish()
-            fence = opening
-        else:
-            lines.append(line)
+            found.append(Block(text="", cut=number - 1))
+        for line in clean(text[start:end]).split("\n"):
+            if fence is not None and _closes(line, fence["marks"]):
+                finish()
+                fence = None
+            elif fence is None and (opening := _FENCE.match(line)):
+                finish()
+                fence = opening
+            else:
+                lines.append(line)
     finish()
     return tuple(found)
+
+
+def _outside_tables(text: str, cut: int) -> int:
+    """Return `cut`, or where it would cut a row of a table in two, the end of the row."""
+    begin = text.rfind("\n", 0, cut) + 1
+    if not text[begin:cut].lstrip().startswith("|"):
+        return cut
+    end = text.find("\n", cut)
+    return len(text) if end == -1 else end
 
 
 def _closes(line: str, marks: str) -> bool:

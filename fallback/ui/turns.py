@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from fallback import activity
 from fallback.core.errors import FallbackError, StreamBrokenError
 from fallback.core.models import Answer, Delta, Event, Finished, Message
 from fallback.router import AnswerStream, ModelRouter
 
-__all__ = ["Options", "Turn", "TurnState", "TurnView"]
+__all__ = ["Options", "Seam", "Turn", "TurnState", "TurnView"]
 
 SOURCE = "chat"
 
@@ -31,6 +32,16 @@ class Options:
     system: str = ""
     temperature: float | None = None
     max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seam:
+    """A place in an answer where one provider broke off and another went on."""
+
+    at: int
+    """Characters before it."""
+    before: str
+    after: str
 
 
 class TurnState(StrEnum):
@@ -63,6 +74,8 @@ class TurnView:
     """Since the attempt under way began."""
     answer: Answer | None = None
     error: FallbackError | None = None
+    seams: tuple[Seam, ...] = ()
+    """Where the text goes over from one provider to the next."""
 
     @property
     def running(self) -> bool:
@@ -81,6 +94,8 @@ class Turn:
         self._changed = threading.Condition()
         self._state = TurnState.RUNNING
         self._pieces: list[str] = []
+        self._voices: list[tuple[int, str]] = []
+        """Who speaks from which character on."""
         self._events: list[Event] = []
         self._log: list[str] = []
         self._version = 0
@@ -146,6 +161,10 @@ class Turn:
                 attempt_s=now - self._attempt_began,
                 answer=self._answer,
                 error=self._error,
+                seams=tuple(
+                    Seam(at=at, before=before, after=after)
+                    for (_, before), (at, after) in pairwise(self._voices)
+                ),
             )
 
     def messages(self) -> tuple[Message, ...]:
@@ -184,6 +203,8 @@ class Turn:
         with self._changed:
             match event:
                 case Delta():
+                    if event.text and (not self._voices or self._voices[-1][1] != event.provider):
+                        self._voices.append((sum(map(len, self._pieces)), event.provider))
                     self._pieces.append(event.text)
                 case Finished():
                     self._answer = event.answer
