@@ -159,7 +159,7 @@ def test_a_cut_stands_between_the_halves_of_what_it_cuts() -> None:
     text = "One two three"
     assert blocks(text, [7]) == (Block(text="One two"), Block(text="", cut=0), Block(text=" three"))
     code = "```python\nx = 1\ny = 2\n```\nDone."
-    first, cut, second, last = blocks(code, [code.index("y")])
+    first, cut, second, last = blocks(code, [code.index("y = 2")])
     assert (first.code, first.text, cut.cut) == (True, "x = 1\n", 0)
     assert (second.code, second.text, second.language) == (True, "y = 2", "python")
     assert last.text == "Done."

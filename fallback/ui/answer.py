@@ -144,7 +144,7 @@ def _draw_block(place: DeltaGenerator, block: Block) -> None:
 
 def _seam_line(seam: Seam) -> str:
     who = f"{plain(seam.before)} broke off here, {plain(seam.after)} goes on"
-    return f":small[:gray[───── :material/link: {who} ─────]]"
+    return f":small[:gray[─── :material/link: {who} ───]]"
 
 
 def _doing(event: AttemptStarted) -> str:
