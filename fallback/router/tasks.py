@@ -1,0 +1,173 @@
+"""AsyncModelRouter: the driver for one event loop, over aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Self
+
+from fallback.core.errors import TransportError
+from fallback.core.models import Answer, ChatRequest, Event, Finished, Message
+from fallback.core.roster import Permit
+from fallback.intake import chat_request
+from fallback.loop import Close, Exchange, Probe, ProbeCourse, Read, Send, Sleep
+from fallback.router.base import BaseRouter, BeginProbe, Config, Course
+from fallback.transport import AsyncResponse, AsyncTransport
+
+__all__ = ["AsyncAnswerStream", "AsyncModelRouter"]
+
+AsyncSleeper = Callable[[float], Awaitable[object]]
+
+
+class AsyncAnswerStream(AsyncIterator[Event]):
+    """The events of one answer, as they happen; see AnswerStream. Cancelling the task that iterates ends it as well."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        transport: AsyncTransport,
+        probe: BeginProbe,
+        sleep: AsyncSleeper = asyncio.sleep,
+    ) -> None:
+        self.request_id = exchange.request.request_id
+        self._events = _drive_async(exchange, transport, sleep, probe)
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it, and the call to the provider."""
+        await self._events.aclose()
+
+
+async def _drive_async(
+    whole: Course, transport: AsyncTransport, sleep: AsyncSleeper, probe: BeginProbe
+) -> AsyncGenerator[Event, None]:
+    course = whole.run()
+    response: AsyncResponse | None = None
+    result: Any = None
+    try:
+        while True:
+            try:
+                command = course.send(result)
+            except StopIteration:
+                return
+            result = None
+            match command:
+                case Send():
+                    try:
+                        response = await transport.send(
+                            command.request, connect_s=command.connect_s, limit_s=command.limit_s
+                        )
+                        result = response.head
+                    except TransportError as error:
+                        result = error
+                case Read() if response is not None:
+                    try:
+                        result = await response.read(command.limit_s)
+                    except TransportError as error:
+                        result = error
+                case Close() | Read():
+                    if response is not None:
+                        await response.close()
+                    response = None
+                case Sleep():
+                    await sleep(command.seconds)
+                case Probe():
+                    probe(command.permit)
+                case _:
+                    yield command
+    finally:
+        if response is not None:
+            response.abort()
+        course.close()
+
+
+class AsyncModelRouter(BaseRouter):
+    """ModelRouter for one event loop: the same loop, driven with aiohttp."""
+
+    def __init__(
+        self,
+        config: Config = "providers.yaml",
+        *,
+        transport: AsyncTransport | None = None,
+        sleep: AsyncSleeper = asyncio.sleep,
+    ) -> None:
+        super().__init__(config)
+        self._transport = transport or self.wiring.async_transport()
+        self._sleep = sleep
+        self._probes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def invoke(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **options: Any
+    ) -> Answer:
+        """Return the answer; see ModelRouter.invoke."""
+        return await self.answer(chat_request(prompt, messages=messages, **options))
+
+    async def answer(self, request: ChatRequest) -> Answer:
+        """Return the answer to `request`. Raises UnknownModelError and NoAnswerError."""
+        return await self._whole(self._exchange(request, live=False))
+
+    async def test(self, provider: str) -> Answer:
+        """Ask `provider` alone one small question; see ModelRouter.test."""
+        return await self._whole(self._test_exchange(provider))
+
+    async def _whole(self, exchange: Exchange) -> Answer:
+        async with AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.answer
+        raise AssertionError("a course ends with Finished or with an exception")
+
+    def stream(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **options: Any
+    ) -> AsyncAnswerStream:
+        """Return the events of the answer as they happen; see ModelRouter.stream."""
+        return self.ask(chat_request(prompt, messages=messages, **options))
+
+    def ask(self, request: ChatRequest) -> AsyncAnswerStream:
+        """Return the events of the answer to `request`. Raises UnknownModelError."""
+        exchange = self._exchange(request, live=True)
+        return AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+
+    def _begin_probe(self, permit: Permit) -> None:
+        course = self._probe_course(permit)
+        task = asyncio.get_running_loop().create_task(self._probe(course))
+        self._probes.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._probes.discard(task)
+            course.abandon()  # one that is cancelled before its first step never runs
+
+        task.add_done_callback(ended)
+
+    async def _probe(self, course: ProbeCourse) -> None:
+        async for _ in _drive_async(course, self._transport, self._sleep, self._begin_probe):
+            pass
+
+    async def wait_for_probes(self) -> None:
+        """Wait until every probe under way has come to its end."""
+        await asyncio.gather(*tuple(self._probes), return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """End what is under way beside requests, the connections, and the embedded model where this router started it."""
+        self._closed = True
+        probes = tuple(self._probes)
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+        await self._transport.close()
+        if self._owns:
+            self.wiring.close()
