@@ -23,8 +23,10 @@ class EmbeddedProvider(OpenAICompatibleProvider):
 
     Its temperature is its own, whatever the caller asked for: what suits a large model makes a small one ramble. Of
     `max_tokens` the smaller value counts. Old messages are left out where the history grows long; of content in parts
-    it gets the text.
+    it gets the text. It goes on with a last message of the assistant, as llama.cpp's server does.
     """
+
+    prefills = True
 
     @property
     def url(self) -> str:
