@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from fallback.core.models import (
-    Answer,
     AttemptFailed,
+    AttemptReport,
     AttemptStarted,
     CandidateSkipped,
     Delta,
@@ -26,7 +26,7 @@ from fallback.core.models import (
     Waiting,
 )
 
-__all__ = ["DEGRADED_NOTE", "failure_text", "lines"]
+__all__ = ["DEGRADED_NOTE", "failure_text", "finished_lines", "lines"]
 
 DEGRADED_NOTE = "small offline model, may be wrong"
 """What every place that shows an answer of the embedded model says."""
@@ -46,7 +46,7 @@ def lines(event: Event) -> tuple[str, ...]:
         case Waiting():
             return (f"Waiting {event.seconds:.1f} s before asking {event.provider} again",)
         case Finished():
-            return _finished(event.answer)
+            return finished_lines(event.answer.attempts[-1], degraded=event.answer.degraded)
         case _:
             assert_never(event)
 
@@ -87,9 +87,8 @@ def _length(length_s: float) -> str:
     return f"{length_s / 60:.1f} minutes" if length_s >= 60 else f"{length_s:.0f} seconds"
 
 
-def _finished(answer: Answer) -> tuple[str, ...]:
-    fallback = "fallback " if answer.attempts and answer.attempts[-1].role is Role.FAILOVER else ""
-    told = [f"Successfully generated response using {fallback}{answer.provider}"]
-    if answer.degraded:
-        told.append(f"Note: {DEGRADED_NOTE}")
-    return tuple(told)
+def finished_lines(last: AttemptReport, *, degraded: bool) -> tuple[str, ...]:
+    """Return the lines that tell of an answer whose last attempt was `last`."""
+    fallback = "fallback " if last.role is Role.FAILOVER else ""
+    told = f"Successfully generated response using {fallback}{last.provider}"
+    return (told, f"Note: {DEGRADED_NOTE}") if degraded else (told,)

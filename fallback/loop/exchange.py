@@ -14,8 +14,10 @@ from fallback.core.models import (
     AttemptFailed,
     AttemptReport,
     AttemptStarted,
+    Candidate,
     CandidateSkipped,
     ChatRequest,
+    Choice,
     Event,
     Failure,
     Finished,
@@ -197,34 +199,27 @@ class Exchange:
         return settlement
 
     def _finish(self, step: Try, decoded: Decoded, now: float) -> Answer:
-        candidate, reports, delivery = step.candidate, self._reports, self._delivery
-        choices = delivery.choices(decoded.choices)
-        used = [report.usage for report in reports if report.usage is not None]
-        prices = [report.cost_usd for report in reports if report.usage is not None]
+        candidate, reports = step.candidate, tuple(self._reports)
+        choices = self._delivery.choices(decoded.choices)
+        usage, cost_usd = _spent(reports)
         first = self._first_token
+        self._activity += activity.finished_lines(reports[-1], degraded=candidate.degraded)
         answer = Answer(
             request_id=self.request.request_id,
             choices=choices,
             provider=candidate.provider,
             model=candidate.model,
-            usage=sum(used, start=Usage()),
-            cost_usd=None if None in prices else sum(price for price in prices if price is not None),
+            usage=usage,
+            cost_usd=cost_usd,
             latency_s=now - self._started,
             time_to_first_token_s=None if first is None else first - self._started,
-            attempts=tuple(reports),
-            activity_log=(),
+            attempts=reports,
+            activity_log=tuple(self._activity),
             degraded=candidate.degraded,
             created=self._created,
-            parts=delivery.parts,
+            parts=self._delivery.parts or (_whole_part(candidate, choices[0]),),
             usage_estimated=any(report.usage_estimated for report in reports),
         )
-        if not answer.parts:
-            whole = AnswerPart(
-                provider=candidate.provider, model=candidate.model, characters=len(answer.text)
-            )
-            answer = replace(answer, parts=(whole,))
-        self._tell(Finished(answer=answer))
-        answer = replace(answer, activity_log=tuple(self._activity))
         self._log_request("ok", now, answer=answer)
         return answer
 
@@ -280,3 +275,20 @@ class Exchange:
             self._settle(step, call, CANCELLED, now, continues=self._delivery.continues)
         if not self._told:
             self._log_request("cancelled", now, error_type=FailureKind.CANCELLED.value)
+
+
+def _spent(reports: tuple[AttemptReport, ...]) -> tuple[Usage, float | None]:
+    """Return what all attempts together used, and what that costs; None where the price of one is not known."""
+    if len(reports) == 1:
+        return reports[0].usage or Usage(), reports[0].cost_usd
+    used = [report for report in reports if report.usage is not None]
+    costs = [report.cost_usd for report in used if report.cost_usd is not None]
+    usage = sum((report.usage for report in used if report.usage is not None), start=Usage())
+    return usage, sum(costs) if len(costs) == len(used) else None
+
+
+def _whole_part(candidate: Candidate, choice: Choice) -> AnswerPart:
+    """Return the one part of an answer that came in one piece."""
+    text = choice.message.get("content") or choice.message.get("refusal")
+    characters = len(text) if isinstance(text, str) else 0
+    return AnswerPart(provider=candidate.provider, model=candidate.model, characters=characters)

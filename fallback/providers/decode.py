@@ -184,16 +184,17 @@ class Decoder:
                 kind=FailureKind.EMPTY_RESPONSE, status=self._status, message="an answer without text"
             )
         return Decoded(
-            choices=tuple(
-                replace(choice, finish_reason=without_key(choice.finish_reason, self._key, limit=40))
-                for choice in self._assembly.choices()
-            ),
+            choices=tuple(map(self._shown, self._assembly.choices())),
             usage=self._assembly.usage or Usage(),
             response_model=without_key(self._assembly.model or "", self._key, limit=200) or None,
             skipped_events=self._skipped,
             headroom=headroom(self._headers),
             provider_request_id=self._request_id(),
         )
+
+    def _shown(self, choice: Choice) -> Choice:
+        reason = without_key(choice.finish_reason, self._key, limit=40)
+        return choice if reason == choice.finish_reason else replace(choice, finish_reason=reason)
 
     def _request_id(self) -> str | None:
         return without_key(self._headers.get("x-request-id", ""), self._key, limit=100) or None

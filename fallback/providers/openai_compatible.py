@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
+
 from fallback.core.models import Candidate, ChatRequest
 from fallback.providers.base import BaseProvider, WireRequest
 from fallback.providers.decode import Decoder
@@ -16,6 +18,14 @@ from fallback.providers.settings import ProviderSettings
 __all__ = ["OpenAICompatibleProvider"]
 
 USER_AGENT = "llm-fallback-system/0.1"
+
+
+def _json_bytes(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        # A lone surrogate, or a number of more than 64 bits: what json can say and orjson cannot.
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 class OpenAICompatibleProvider(BaseProvider):
@@ -58,7 +68,7 @@ class OpenAICompatibleProvider(BaseProvider):
             provider=self.name,
             url=self.url,
             headers=self._headers,
-            body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+            body=_json_bytes(body),
             streamed=candidate.stream_upstream,
         )
 
