@@ -74,7 +74,7 @@ _USED: dict[FaultKind, str] = {
     "wrong_type": "content_type",
     "huge_body": "mib",
     "endless_line": "mib",
-    "keepalives": "count interval_s",
+    "keepalives": "after_words count interval_s",
     "split": "split_bytes interval_s",
     "case": "case",
 }
@@ -124,7 +124,8 @@ class Fault:
     json_for_stream, stream_for_json    a good answer of the other form; nothing changes where that form was asked for
     truncated_json      a plain answer whose content-length promises more than is sent
     huge_body           an answer of `mib` MiB (64); `endless_line` a line without end, `mib` MiB (1024) at most
-    keepalives          SSE comments / newlines every `interval_s`, `count` of them and then the answer; None: for ever
+    keepalives          SSE comments after `after_words` words / newlines before the body, every `interval_s`, `count` of them
+                        and then the rest of the answer; None: for ever
     gzip, bad_gzip      content-encoding: gzip, true or a lie
     crlf, split         events with CRLF; the body in pieces of `split_bytes` bytes, `interval_s` apart
     case                a recorded response, byte for byte

@@ -21,6 +21,7 @@ from fallback.standin.steps import (
     good,
     plain,
     streamed,
+    words,
 )
 from fallback.standin.wire import LAST_CHUNK
 
@@ -107,12 +108,19 @@ def keepalives(fault: Fault, exchange: Exchange) -> Iterator[Step]:
     endless = int(LONGEST_SILENCE_S / max(wait.seconds, 0.001))
     mark = b": OPENROUTER PROCESSING\n\n" if exchange.streaming else b"\n"
     beats: Iterator[Piece] = chain.from_iterable(repeat((mark, wait), endless if count is None else count))
+    begun = fault.after_words if exchange.streaming else 0
     yield Send(exchange.good_head(streaming=exchange.streaming, length=None))
+    if begun:
+        yield from framed(words(exchange, stop=begun))
     yield from framed(beats)
     if count is None:
         yield Close()
         return
-    yield from framed(events(exchange) if exchange.streaming else [exchange.plain_body()])
+    if exchange.streaming:
+        yield from framed(words(exchange, start=begun, with_opening=not begun))
+        yield from framed(ending(exchange))
+    else:
+        yield from framed([exchange.plain_body()])
     yield Send(LAST_CHUNK)
 
 
