@@ -228,15 +228,84 @@ def test_the_deadline_covers_every_attempt_and_wait(stage: Stage) -> None:
     assert str(caught.value) == "no answer within 12 s"
 
 
+def in_pieces(pause_s: float, *pieces: bytes | float) -> Reply:
+    """Return a stream of `pieces` with a pause after each."""
+    body = [part for piece in pieces for part in (piece, pause_s)]
+    return Reply(headers={"content-type": "text/event-stream"}, body=body)
+
+
+KEEP_ALIVE = b": keep-alive\n\n"
+NO_TEXT = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":null}]}\n\n'
+WORDS = Reply.text(*(f"w{number} " for number in range(100)))
+
+
 def test_a_trickle_of_text_cannot_outlast_the_deadline(stage: Stage) -> None:
-    body: list[bytes | float] = []
-    for piece in Reply.text(*["w "] * 100).body:
-        body += [piece, 5.0]
-    scene = stage(Reply(headers={"content-type": "text/event-stream"}, body=body))
-    scene.script.add("b", Reply.text("never asked"))
+    scene = stage(in_pieces(5.0, *WORDS.body))
+    scene.wiring.switchboard.set_enabled("b", False, by="test")
     with pytest.raises(DeadlineExceededError):
         scene.asking.invoke()
     assert scene.clock() == pytest.approx(1060.0)
+
+
+@pytest.mark.parametrize("sign", [KEEP_ALIVE, NO_TEXT], ids=["comments", "events without text"])
+@pytest.mark.parametrize("live", [False, True])
+def test_signs_of_life_without_a_token_are_a_stall_in_the_end(stage: Stage, sign: bytes, live: bool) -> None:
+    scene = stage(in_pieces(1.0, *WORDS.body[:2], *[sign] * 100))
+    scene.script.add("b", Reply.text("w0 w1 ", "w2"))
+    events = scene.asking.stream() if live else None
+    answer = events[-1].answer if events else scene.asking.invoke()  # type: ignore[union-attr]
+    assert answer.text == "w0 w1 w2"
+    assert answer.attempts[0].outcome == FailureKind.STREAM_STALLED
+    # The second word, a second after the first, has the whole allowance of 20 s behind it.
+    assert scene.clock() == pytest.approx(1021.0)
+    assert scene.state("a") == "cooling_down"
+
+
+def test_a_stream_that_falls_far_behind_one_token_a_second_is_left_in_time(stage: Stage) -> None:
+    scene = stage(in_pieces(5.0, *WORDS.body))
+    scene.script.add("b", Reply.text("w0 w1 ", "w2"))
+    answer = scene.asking.invoke()
+    assert answer.provider == "b"
+    # 20 s in hand, five spent and one earned by each word.
+    assert 1020.0 < scene.clock() <= 1030.0
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 1.0, 9.7])
+def test_a_stream_that_keeps_up_may_pause_as_long_as_the_silence_limit_allows(
+    stage: Stage, pause_s: float
+) -> None:
+    words = [*WORDS.body[:10], pause_s, *WORDS.body[-2:]]
+    scene = stage(in_pieces(0.1, *words))
+    answer = scene.asking.invoke()
+    assert (answer.provider, answer.text) == ("a", "".join(f"w{number} " for number in range(10)))
+
+
+def test_long_pieces_are_worth_their_tokens(stage: Stage) -> None:
+    scene = stage(in_pieces(4.0, *Reply.text(*["four words in each"] * 12).body))
+    assert scene.asking.invoke().provider == "a"
+
+
+def test_a_caller_who_takes_its_time_makes_nobody_late() -> None:
+    scene = Scene("sync", None, ["a", "b"])
+    scene.script.add("a", in_pieces(0.1, *WORDS.body[:10], *WORDS.body[-2:]))
+    router = ModelRouter(scene.wiring, transport=ScriptedTransport(scene.script), sleep=scene.clock.advance)
+    with router, router.stream("Hi") as stream:
+        for event in stream:
+            if isinstance(event, Delta):
+                scene.clock.advance(5.5)
+    assert isinstance(event, Finished)
+    assert event.answer.provider == "a"
+
+
+def test_with_a_short_deadline_a_stream_that_stops_leaves_time_for_the_next_one_and_nobody_is_to_blame(
+    stage: Stage,
+) -> None:
+    scene = stage(in_pieces(0.0, *WORDS.body[:2], 100.0))
+    scene.script.add("b", Reply.text("w0 w1 ", "w2"))
+    events = scene.asking.stream(deadline_s=8.0)
+    assert text_of(events) == "w0 w1 w2"
+    assert scene.clock() == pytest.approx(1004.0)
+    assert scene.state("a") == "ready"
 
 
 def test_a_short_deadline_of_one_caller_punishes_nobody(stage: Stage) -> None:
@@ -514,6 +583,19 @@ def test_a_redirect_is_not_followed(stage: Stage) -> None:
     answer = scene.asking.invoke()
     assert answer.attempts[0].outcome == FailureKind.MALFORMED_RESPONSE
     assert scene.script.asked() == ["a", "b"]
+
+
+def test_an_answer_beyond_every_measure_is_not_gone_on_with(stage: Stage) -> None:
+    scene = stage(
+        Reply.text(*["x" * 600_000] * 3, finish=None, done=False),
+        policy=RoutingPolicy(max_response_bytes=1_500_000),
+    )
+    scene.script.add("b", Reply.text("Hello"))
+    with pytest.raises(StreamBrokenError) as caught:
+        scene.asking.stream()
+    assert caught.value.kind == FailureKind.MALFORMED_RESPONSE
+    assert scene.script.asked() == ["a"]
+    assert scene.asking.invoke().provider == "b"
 
 
 def test_an_answer_beyond_the_size_limit_is_not_taken(stage: Stage) -> None:

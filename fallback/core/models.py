@@ -95,6 +95,8 @@ class Timeouts:
     """From the start of the attempt to the first token (streamed), or to the whole answer (not streamed)."""
     idle_s: float
     """Silence inside a stream."""
+    behind_s: float
+    """How far a stream may fall behind one token a second: signs of life that bring no answer are no better than silence."""
     total_s: float
     """What is left of the request's deadline."""
     patience_s: float

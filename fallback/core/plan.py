@@ -254,11 +254,14 @@ class Plan:
         if candidate.stream_upstream:
             patience_s = self._roster.first_token_limit_s(candidate)
         # A silent candidate may cost half of what is left and no more while somebody else could still answer.
-        share_s = left_s / 2 if left_s / 2 < patience_s and self._others(candidate) else left_s
+        others = self._others(candidate)
+        half_s = left_s / 2 if others else left_s
+        share_s = half_s if half_s < patience_s else left_s
         return Timeouts(
             connect_s=min(policy.connect_timeout_s, share_s),
             first_token_s=min(patience_s, share_s),
-            idle_s=min(policy.idle_timeout_s, left_s),
+            idle_s=min(policy.idle_timeout_s, half_s),
+            behind_s=min(policy.behind_limit_s, half_s) if others else left_s,
             total_s=left_s,
             patience_s=patience_s,
         )

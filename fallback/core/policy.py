@@ -61,6 +61,11 @@ class RoutingPolicy:
     routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other orders: a request's `model` may name one of them."""
 
+    @property
+    def behind_limit_s(self) -> float:
+        """How far a stream may fall behind one token a second while another provider could go on with it, in seconds."""
+        return 2 * self.idle_timeout_s
+
 
 class Scope(StrEnum):
     """How far a cooldown reaches."""

@@ -120,8 +120,10 @@ class Call:
             pieces = decoder.feed(data) if data else decoder.end()
             if pieces:
                 self._note(pieces)
+                arrived = context.clock()
                 if take is not None:
                     yield from take(pieces)
+                limits.note(pieces, arrived, context.clock())
             if not data:
                 break
         return None
@@ -147,8 +149,13 @@ class Call:
 
     def _cut_short(self, broken: TransportError) -> bool:
         """Return whether the limit that ended it was cut to leave time for others."""
-        if self._refused or self.first_piece is not None:
+        if self._refused:
             return False
+        if self.first_piece is not None:
+            policy = self._context.roster.policy
+            return (
+                self._limits.idle_s < policy.idle_timeout_s or self._limits.behind_s < policy.behind_limit_s
+            )
         if broken.phase is Phase.CONNECT:
             return self._limits.connect_s < self._context.roster.policy.connect_timeout_s
         return self._limits.first_token_s < self._limits.patience_s
@@ -159,6 +166,8 @@ class _ReadLimits:
 
     def __init__(self, limits: Timeouts, *, began: float, head_at: float, status: int) -> None:
         self._idle_s = limits.idle_s
+        self._behind_s = limits.behind_s
+        self._next_token_by: float | None = None
         self._total_by = began + limits.total_s
         self._first_by = min(began + limits.first_token_s, self._total_by)
         self._error_by = min(head_at + ERROR_BODY_S, self._total_by) if status >= 300 else None
@@ -173,5 +182,18 @@ class _ReadLimits:
                 self._settled_by = min(now + min(self._idle_s, SETTLED_WAIT_S), self._total_by)
             return self._settled_by - now
         if decoder.streaming and alive:
-            return min(self._total_by - now, self._idle_s)
+            token_by = self._total_by if self._next_token_by is None else self._next_token_by
+            return min(self._total_by - now, self._idle_s, token_by - now)
         return self._first_by - now
+
+    def note(self, pieces: list[Piece], arrived: float, now: float) -> None:
+        """Take note of `pieces`, which the caller has taken by `now`: each token is worth a second of the allowance.
+
+        How long the caller took is nobody's lag.
+        """
+        tokens = sum(max(1, len(piece.text) // _CHARACTERS_PER_TOKEN) for piece in pieces if piece.alive)
+        whole = now + self._behind_s
+        if self._next_token_by is not None:
+            self._next_token_by = min(self._next_token_by + now - arrived + tokens, whole)
+        elif tokens:
+            self._next_token_by = whole

@@ -20,6 +20,10 @@ from fallback.providers.assemble import Piece
 
 __all__ = ["Delivery"]
 
+MOST_CONTINUED = 1_000_000
+"""Characters of an answer that another candidate can be asked to go on with: more are in no model's window, and whoever
+says so much has lost its way."""
+
 
 class Delivery:
     """One answer on its way to the caller."""
@@ -43,7 +47,7 @@ class Delivery:
     @property
     def final(self) -> bool:
         """Whether no other candidate can go on with what the caller has got."""
-        return self._begun and not self._plain
+        return self._begun and not (self._plain and len(self.text) <= MOST_CONTINUED)
 
     @property
     def text(self) -> str:

@@ -48,6 +48,7 @@ class ProbeCourse:
                 connect_s=policy.connect_timeout_s,
                 first_token_s=patience_s,
                 idle_s=policy.idle_timeout_s,
+                behind_s=policy.behind_limit_s,
                 total_s=max(TOTAL_S, patience_s),
                 patience_s=patience_s,
             ),
