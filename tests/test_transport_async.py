@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -21,6 +22,8 @@ from raw_server import (
     hangs,
     read_request,
     request_to,
+    reset,
+    says,
     self_signed,
     tls_server,
     tunnel,
@@ -113,6 +116,22 @@ def test_a_stream_closed_at_its_done_event_gives_its_connection_back(tenant: Ten
 
     with_transport(scenario)
     assert tenant.counters.connections == 1
+
+
+def test_a_pooled_connection_that_is_reset_later_makes_nobody_complain() -> None:
+    def in_two_pieces(conn: socket.socket) -> None:
+        says(ANSWER[:-2], 0.05, ANSWER[-2:], 0.05)(conn)
+        reset(conn)
+
+    with RawServer(in_two_pieces) as server:
+
+        async def scenario(transport: AiohttpTransport) -> None:
+            assert await call(transport, server.url) == b"{}"
+            await came(lambda: server.closed == 1)
+            assert await call(transport, server.url) == b"{}"
+            gc.collect()
+
+        with_transport(scenario)
 
 
 def test_a_response_closed_early_is_not_reused(tenant: Tenant) -> None:

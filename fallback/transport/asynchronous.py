@@ -72,6 +72,12 @@ class _Resolver(AbstractResolver):
         """Do nothing: there is nothing to close."""
 
 
+def _note(lost: asyncio.Future[None]) -> None:
+    """Take note of how a connection ended, so that asyncio does not complain that nobody did."""
+    if not lost.cancelled():
+        lost.exception()
+
+
 class AiohttpResponse:
     """A response of AiohttpTransport."""
 
@@ -85,6 +91,9 @@ class AiohttpResponse:
         self._lost = protocol.closed if protocol is not None else None
         if self._lost is not None:
             self._lost.add_done_callback(self._wake)
+            # A connection that is lost later, in the pool or under another call, is news to nobody here.
+            self._lost.remove_done_callback(_note)
+            self._lost.add_done_callback(_note)
         headers: dict[str, str] = {}
         for raw_name, raw_value in response.raw_headers:
             # As the sync transport reads them; aiohttp's own decoding can leave surrogates behind.
@@ -111,8 +120,7 @@ class AiohttpResponse:
 
     def _wake(self, lost: asyncio.Future[None]) -> None:
         """End a read that would go on for ever: aiohttp closes the connection on broken chunks and tells no reader."""
-        if not lost.cancelled():
-            lost.exception()
+        _note(lost)
         content = self._response.content
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
