@@ -370,6 +370,22 @@ def test_a_request_that_finds_a_cooldown_over_sends_a_probe_beside_itself() -> N
     assert Course(whom, now=51.0).run(lambda _: None) == ["a1"]
 
 
+def test_a_request_shortly_before_the_end_books_the_probe_for_the_end() -> None:
+    whom = roster("a", "b")
+    Course(whom).run(lambda step: DOWN if step.candidate.provider == "a" else None)
+    early, first, second = (Course(whom, now=at).plan.next_step(at) for at in (4.9, 5.1, 9.0))
+    assert isinstance(early, Try)
+    assert isinstance(first, Try)
+    assert isinstance(second, Try)
+    assert (early.probes, second.probes) == ((), ())
+    assert [(probe.candidate.provider, probe.not_before) for probe in first.probes] == [("a", 10.0)]
+    assert [refusal.why for refusal in first.skipped] == [Why.COOLING_DOWN]
+    late = Course(whom, now=11.0).plan.next_step(11.0)
+    assert isinstance(late, Try)
+    assert (late.candidate.provider, late.probes) == ("b", ())
+    assert [refusal.why for refusal in late.skipped] == [Why.PROBING]
+
+
 def test_where_an_end_was_announced_the_next_request_is_the_probe() -> None:
     whom = roster("a", "b")
     Course(whom).run(lambda step: LIMITED if step.candidate.provider == "a" else None)

@@ -17,12 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["LADDER_S", "Admission", "Breaker", "BreakerState", "Phase", "Transition"]
+__all__ = ["AHEAD_S", "LADDER_S", "Admission", "Breaker", "BreakerState", "Phase", "Transition"]
 
 LADDER_S = (10.0, 20.0, 30.0)
 """Length of a cooldown that nobody announced: the first, the second, and every further one in a row. Seconds."""
 
 MAX_COOLDOWN_S = 86_400.0
+
+AHEAD_S = 5.0
+"""A request that comes so shortly before the end of a cooldown nobody announced books the probe for that end. With a request
+every few seconds a provider is then looked at as soon as its rest is over, and not when the next request happens to come."""
 
 
 class Phase(StrEnum):
@@ -99,6 +103,20 @@ class Breaker:
         if self.until is None or now < self.until or self.probe is not None:
             return _CLOSED
         return Admission.PROBE
+
+    def nearly_over(self, now: float) -> bool:
+        """Return whether a cooldown that nobody announced ends in a moment, with nobody about to look then."""
+        return (
+            self.phase is Phase.COOLING_DOWN
+            and not self.announced
+            and self.probe is None
+            and self.until is not None
+            and now < self.until <= now + AHEAD_S
+        )
+
+    def book(self, permit: int) -> None:
+        """Keep the probe slot for `permit`, which looks when the cooldown is over."""
+        self.probe = permit
 
     def reserve(self, permit: int, now: float) -> bool:
         """Take the probe slot for `permit` where this breaker asks for a probe. Returns whether it did."""

@@ -16,7 +16,8 @@ model by itself), or an end (the fault is the request's own). Where text had bee
 with it; what it is to say is the loop's matter, and where nobody is left the end is BROKEN whatever else happened.
 
 A provider whose cooldown is over without anybody having announced its end is not asked by the request that finds it so:
-a Try names it in `probes`, for a small call beside the request, and goes to the next candidate. Only where there is no
+a Try names it in `probes`, for a small call beside the request, and goes to the next candidate; a moment before that end
+the call is booked for it. Only where there is no
 next one but the embedded model does the request look for itself.
 
 What may not live here: anything that outlives the request (`roster`), bytes, clocks, text for people beyond a line.
@@ -235,6 +236,11 @@ class Plan:
         self._attempts += 1
         candidate = permit.candidate
         probes = [self._probe(refusal, now) for refusal in refusals if refusal.due]
+        probes += [
+            self._roster.book(refusal.provider, now, usable=self._usable, model=refusal.model)
+            for refusal in refusals
+            if refusal.nearly
+        ]
         self._tries[candidate.key] = self._tries.get(candidate.key, 0) + 1
         skipped = self._unnamed(refusals) if refusals else ()
         self._named.add(candidate.provider)  # whoever was asked is not among those who were not

@@ -10,7 +10,7 @@ from fallback.core.models import Candidate
 from fallback.core.slot import Slot
 from fallback.core.standing import ProviderStatus, Refusal, Simulation, Why, seconds
 
-__all__ = ["barred", "closed_by", "due", "no_model_left", "status_of"]
+__all__ = ["barred", "closed_by", "due", "nearly_over", "no_model_left", "status_of"]
 
 
 def barred(slot: Slot, candidate: Candidate | None, *, force: bool = False) -> Refusal | None:
@@ -54,7 +54,13 @@ def closed_by(slot: Slot, candidate: Candidate, closed: list[Breaker], now: floa
         text=text,
         reason=last.reason,
         until=last.until,
+        nearly=nearly_over(closed, now),
     )
+
+
+def nearly_over(closed: list[Breaker], now: float) -> bool:
+    """Return whether a probe can be booked for the end of every cooldown in `closed`."""
+    return all(breaker.nearly_over(now) for breaker in closed)
 
 
 def due(slot: Slot, candidate: Candidate, ended: list[Breaker]) -> Refusal:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fallback.core.breaker import Admission, BreakerState, Phase, Transition
 from fallback.core.kinds import FailureKind
@@ -27,7 +28,7 @@ from fallback.core.policy import (
     proves_model_serves,
     proves_provider_serves,
 )
-from fallback.core.reasons import barred, closed_by, due, no_model_left, status_of
+from fallback.core.reasons import barred, closed_by, due, nearly_over, no_model_left, status_of
 from fallback.core.slot import Breakers, Slot
 from fallback.core.standing import (
     Permit,
@@ -158,6 +159,40 @@ class Roster:
             if ended and not (probe or panic or force) and not all(breaker.announced for breaker in ended):
                 return due(slot, candidate, ended)
             return self._reserve(slot, candidate, now)
+
+    def book(
+        self, provider: str, now: float, *, usable: Callable[[Candidate], bool], model: str | None = None
+    ) -> Permit | None:
+        """Give leave to look at `model` of `provider`, or the one that serves now, as soon as its cooldown is over.
+
+        None where that is not a moment away, its end was announced, or somebody else is to look. Before the look
+        `stands` says whether it is still wanted.
+        """
+        with self._lock:
+            slot = self._slots[provider]
+            candidate = slot.serving() if model is None else slot.named(model)
+            if candidate is None or barred(slot, candidate) is not None or not usable(candidate):
+                return None
+            pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
+            closed = [breaker for breaker in pair if breaker.admission(now) is _CLOSED]
+            if not closed or not nearly_over(closed, now):
+                return None
+            permit = self._reserve(slot, candidate, now)
+            for breaker in closed:
+                breaker.book(permit.id)
+            return replace(permit, probe=True, not_before=max(breaker.until or now for breaker in closed))
+
+    def stands(self, permit: Permit) -> bool:
+        """Return whether what `permit` was given for is still so: nothing has happened to the provider since."""
+        with self._lock:
+            slot = self._slots[permit.candidate.provider]
+            breakers = self._open.get(permit.id)
+            return (
+                breakers is slot.breakers
+                and barred(slot, permit.candidate) is None
+                and breakers.whole.generation == permit.provider_generation
+                and breakers.models[permit.candidate.model].generation == permit.model_generation
+            )
 
     def open_to(self, provider: str, *, usable: Callable[[Candidate], bool]) -> bool:
         """Return whether `provider` could be asked now, without a panic and without reserving anything."""

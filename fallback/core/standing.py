@@ -66,6 +66,8 @@ class Refusal:
     until: float | None = None
     due: bool = False
     """Whether its cooldown, whose end nobody announced, is over, and no probe is under way yet."""
+    nearly: bool = False
+    """Whether it is over in a moment, and no probe is booked for that yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class Permit:
     probe: bool
     drilled: bool = False
     """Whether a drill is on for the provider."""
+    not_before: float | None = None
+    """The instant for which a probe is booked; None: at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from fallback.core.plan import CANCELLED, Try
 from fallback.core.policy import judge
 from fallback.core.roster import Permit
 from fallback.loop.call import Call
-from fallback.loop.commands import Command, RoutingContext
+from fallback.loop.commands import Command, RoutingContext, Sleep
 from fallback.loop.reports import attempt_report
 from fallback.providers.decode import Decoded
 from fallback.usage_log import attempt_line
@@ -58,6 +58,18 @@ class ProbeCourse:
     def run(self) -> Generator[Command, Any, None]:
         """Yield commands until it is known. However it ends, the permit is settled."""
         permit = self._step.permit
+        try:
+            early_s = 0.0 if permit.not_before is None else permit.not_before - self._context.clock()
+            if early_s > 0:
+                yield Sleep(early_s)
+                if not self._context.roster.stands(permit):
+                    return
+            yield from self._look()
+        finally:
+            self.abandon()
+
+    def _look(self) -> Generator[Command, Any, None]:
+        permit = self._step.permit
         call = Call(
             self._context,
             self._request,
@@ -74,7 +86,7 @@ class ProbeCourse:
                 self._settle(call, CANCELLED)
 
     def abandon(self) -> None:
-        """Settle the permit of a probe that was never begun, without a line in the log. Changes nothing otherwise."""
+        """Settle the permit of a probe that was never made, without a line in the log. Changes nothing otherwise."""
         if not self._settled:
             self._settled = True
             self._context.roster.settle(self._step.permit, None, CANCELLED, self._context.clock())

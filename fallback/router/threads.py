@@ -169,10 +169,11 @@ class ModelRouter(BaseRouter):
 
     def _begin_probe(self, permit: Permit) -> None:
         course, cancellation = self._probe_course(permit), Cancellation()
+        sleep = self._sleep or cancellation.sleep
 
         def run() -> None:
             try:
-                for _ in _drive(course, self._transport, cancellation, cancellation.sleep, self._begin_probe):
+                for _ in _drive(course, self._transport, cancellation, sleep, self._begin_probe):
                     pass
             finally:
                 course.abandon()
