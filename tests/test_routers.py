@@ -577,6 +577,82 @@ def test_what_is_left_of_a_rate_limit_is_known_after_an_answer(stage: Stage) -> 
     assert status.headroom_age_s == pytest.approx(2.0)
 
 
+def test_a_provider_whose_last_answer_used_its_limit_up_is_skipped_until_the_reset(stage: Stage) -> None:
+    used_up = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "8s"}
+    last = replace(Reply.text("Hello"), headers={"content-type": "text/event-stream", **used_up})
+    scene = stage(last, Reply.text("Hello again"))
+    scene.script.add("b", Reply.text("Hi"))
+    asked = []
+    for at in (1000.0, 1000.1, 1007.9, 1008.1):
+        scene.clock.now = at
+        asked.append(scene.asking.invoke().provider)
+    assert asked == ["a", "b", "b", "a"]
+    assert scene.script.asked() == ["a", "b", "b", "a"], "it was asked and refused"
+    skipped = [e for e in scene.asking.stream() if isinstance(e, CandidateSkipped)]
+    assert skipped == []
+
+
+def test_one_that_answers_at_once_as_a_rule_is_given_up_on_after_two_seconds(stage: Stage) -> None:
+    scene = stage(*[Reply.text("Hello", after_s=0.2)] * 20, Reply.silent())
+    scene.script.add("b", Reply.text("Hi"))
+    for _ in range(20):
+        assert scene.asking.invoke().provider == "a"
+    answer = scene.asking.invoke()
+    assert answer.provider == "b"
+    assert answer.latency_s == pytest.approx(2.0)
+    assert scene.state("a") == "cooling_down"
+
+
+def test_nineteen_answers_are_too_few_to_know(stage: Stage) -> None:
+    scene = stage(*[Reply.text("Hello", after_s=0.2)] * 19, Reply.silent())
+    scene.script.add("b", Reply.text("Hi"))
+    for _ in range(19):
+        scene.asking.invoke()
+    assert scene.asking.invoke().latency_s == pytest.approx(10.0)
+
+
+def json_after(seconds: float) -> Reply:
+    body = b'{"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]}'
+    return Reply(
+        headers={"content-type": "application/json"}, body=[seconds / 2, body[:20], seconds / 2, body[20:]]
+    )
+
+
+def test_a_plain_call_is_streamed_upstream_so_that_the_limits_of_a_stream_hold(stage: Stage) -> None:
+    scene = stage(Reply.text("Hello"))
+    scene.asking.invoke()
+    scene.asking.stream()
+    assert [body["stream"] for _, body in scene.script.calls] == [True, True]
+
+
+def test_a_provider_that_is_asked_plainly_has_one_limit_for_the_whole_answer(stage: Stage) -> None:
+    plain = ProviderSettings(
+        name="a",
+        type="openai",
+        endpoint="http://a.invalid/v1/chat/completions",
+        models=(ModelSettings(name="a-model"),),
+        needs_key=False,
+        stream_upstream=False,
+    )
+    scene = stage(json_after(29.0), json_after(31.0), providers=[plain, "b"])
+    scene.script.add("b", Reply.text("Hi"))
+    assert scene.asking.invoke().provider == "a"
+    assert scene.script.calls[0][1]["stream"] is False
+    answer = scene.asking.invoke()
+    assert (answer.provider, answer.attempts[0].outcome) == ("b", FailureKind.TIMEOUT)
+    assert answer.latency_s == pytest.approx(30.0)
+
+
+def test_a_malformed_event_of_a_good_stream_is_skipped_and_counted(stage: Stage) -> None:
+    body = list(Reply.text("Hel", "lo").body)
+    scene = stage(
+        Reply(headers={"content-type": "text/event-stream"}, body=[body[0], b"data: {bad\n\n", *body[1:]])
+    )
+    events = scene.asking.stream()
+    assert text_of(events) == "Hello"
+    assert scene.of_kind("attempt")[0]["skipped_events"] == 1
+
+
 def test_a_redirect_is_not_followed(stage: Stage) -> None:
     scene = stage(Reply(status=302, headers={"location": "http://elsewhere.invalid/"}))
     scene.script.add("b", Reply.text("Hello"))
