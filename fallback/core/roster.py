@@ -5,7 +5,7 @@ no weights), a breaker for the provider as a whole and one for each of its model
 same locked call; `settle` takes the outcome of what was admitted. Both return what changed, and call nobody.
 
 A provider's models stand in succession: the first that is not disabled serves, the next one only when the provider
-says that the one before is gone.
+says that the one before is gone. What people do to providers, and what other processes found out, is in `controls`.
 
 What may not live here: the order of attempts within one request (`plan`), the clock, the log.
 """
@@ -16,7 +16,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fallback.core.breaker import Admission, BreakerState, Phase, Transition
+from fallback.core.breaker import Admission, Phase
+from fallback.core.controls import Controls, changed
 from fallback.core.kinds import FailureKind
 from fallback.core.models import Candidate, Failure, Headroom
 from fallback.core.policy import (
@@ -66,25 +67,18 @@ _READY = Phase.READY
 _CLOSED = Admission.CLOSED
 
 
-class Roster:
+class Roster(Controls):
     """All providers in their order. Safe for threads; no method blocks for longer than it takes to decide."""
 
     def __init__(
         self, slots: Sequence[SlotSpec], policy: RoutingPolicy, *, jitter: Callable[[], float]
     ) -> None:
         """Build it from `slots` in the order asked. `jitter` returns a number from 0 to 1 at every call."""
+        super().__init__({spec.name: Slot(spec) for spec in slots}, threading.Lock())
         self.policy = policy
         self._jitter = jitter
-        self._lock = threading.Lock()
-        self._slots = {spec.name: Slot(spec) for spec in slots}
-        self._order = tuple(self._slots)
         self._permits = 0
         self._open: dict[int, Breakers] = {}
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """The names in the order asked."""
-        return self._order
 
     @property
     def permits_open(self) -> int:
@@ -282,91 +276,7 @@ class Roster:
                 reason=FailureKind.RATE_LIMITED,
                 now=now,
             )
-            return () if move is None else (_change(candidate.provider, candidate.model, move),)
-
-    def set_enabled(self, provider: str, enabled: bool, *, by: str) -> tuple[StateChange, ...]:
-        """Throw the switch of `provider`. Takes effect with the next `admit`."""
-        with self._lock:
-            slot = self._slots[provider]
-            if slot.enabled == enabled:
-                return ()
-            slot.enabled = enabled
-            before, after = ("off", "on") if enabled else ("on", "off")
-            reason = "switched on" if enabled else "switched off"
-            return (
-                StateChange(provider=provider, model=None, before=before, after=after, reason=reason, by=by),
-            )
-
-    def is_order(self, names: object) -> bool:
-        """Return whether `names` are all providers, each once."""
-        return isinstance(names, (list, tuple)) and sorted(map(str, names)) == sorted(self._slots)
-
-    def set_order(self, names: Sequence[str] | None, *, by: str) -> tuple[StateChange, ...]:
-        """Ask in the order of `names` from the next request on; None: as they were given at first.
-
-        Raises ValueError where `names` are not all providers, each once.
-        """
-        if names is not None and not self.is_order(names):
-            raise ValueError(f"an order names every provider once: {', '.join(self._slots)}")
-        with self._lock:
-            before, after = self._order, tuple(self._slots if names is None else names)
-            self._order = after
-            if before == after:
-                return ()
-            reason = "order: " + ", ".join(after)
-            moved = next(name for place, name in enumerate(after) if before[place] != name)
-            return (
-                StateChange(provider=moved, model=None, before="order", after="order", reason=reason, by=by),
-            )
-
-    def simulate(self, provider: str, simulation: Simulation | None) -> None:
-        """Let a drill make something of `provider`; None: it ended, and what it led to ends with it."""
-        with self._lock:
-            self._slots[provider].simulate(simulation)
-
-    def simulated(self, provider: str) -> bool:
-        """Return whether a drill is on for `provider`."""
-        return self._slots[provider].simulation is not None
-
-    def export(self, provider: str, model: str | None, now: float) -> BreakerState | None:
-        """Return the cooldown of `provider`, or of one model of it, for other processes; None where there is none."""
-        with self._lock:
-            whole, models = self._slots[provider].real
-            return (whole if model is None else models[model]).export(now)
-
-    def adopt(self, provider: str, model: str | None, state: BreakerState | None, now: float) -> None:
-        """Take over what another process found out about `provider`, or about one model of it."""
-        with self._lock:
-            whole, models = self._slots[provider].real
-            breaker = whole if model is None else models.get(model)
-            if breaker is not None:
-                breaker.adopt(state, now)
-
-    def set_unavailable(self, provider: str, reason: str | None) -> tuple[StateChange, ...]:
-        """Say why `provider` cannot be used at all; None: it can."""
-        with self._lock:
-            slot = self._slots[provider]
-            if slot.unavailable == reason:
-                return ()
-            before = "ready" if slot.unavailable is None else "not_configured"
-            slot.unavailable = reason
-            after = "ready" if reason is None else "not_configured"
-            return (
-                StateChange(
-                    provider=provider, model=None, before=before, after=after, reason=reason or "available"
-                ),
-            )
-
-    def end_cooldown(self, provider: str, *, by: str) -> tuple[StateChange, ...]:
-        """Make `provider` and its models ready by hand, disabled ones included."""
-        with self._lock:
-            slot = self._slots[provider]
-            reason = "ended by hand"
-            moves: list[tuple[str | None, Transition | None]] = []
-            for whole, models in {id(slot.real): slot.real, id(slot.breakers): slot.breakers}.values():
-                moves.append((None, whole.reset(reason)))
-                moves += [(name, breaker.reset(reason)) for name, breaker in models.items()]
-            return tuple(_change(slot.name, name, move, by) for name, move in moves if move is not None)
+            return () if move is None else (changed(candidate.provider, candidate.model, move),)
 
     def status(self, now: float) -> tuple[ProviderStatus, ...]:
         """Return every provider as people see it at the instant `now`."""
@@ -419,7 +329,7 @@ class Roster:
         if move is None:
             return _UNCHANGED
         return Settlement(
-            changes=(_change(permit.candidate.provider, None if whole else name, move),),
+            changes=(changed(permit.candidate.provider, None if whole else name, move),),
             cooldown_s=move.length_s if move.after is Phase.COOLING_DOWN else None,
             disabled=penalty.scope if move.after is Phase.DISABLED else None,
         )
@@ -430,18 +340,6 @@ def _succeed(breakers: Breakers, permit: Permit, *, provider: bool, model: bool)
     changes: tuple[StateChange, ...] = ()
     move = breakers.whole.succeed(permit.provider_generation) if provider else None
     if move is not None:
-        changes = (_change(owner, None, move),)
+        changes = (changed(owner, None, move),)
     move = breakers.models[name].succeed(permit.model_generation) if model else None
-    return changes if move is None else (*changes, _change(owner, name, move))
-
-
-def _change(provider: str, model: str | None, move: Transition, by: str = "router") -> StateChange:
-    return StateChange(
-        provider=provider,
-        model=model,
-        before=move.before,
-        after=move.after,
-        reason=move.reason,
-        length_s=move.length_s,
-        by=by,
-    )
+    return changes if move is None else (*changes, changed(owner, name, move))
