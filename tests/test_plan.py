@@ -214,6 +214,20 @@ def test_who_recovers_soonest_is_asked_anyway_once_where_all_are_cooling_down() 
     assert {status.name: status.state for status in whom.status(course.now)}["b"] == "ready"
 
 
+def test_where_all_are_cooling_down_a_guess_of_ours_keeps_nobody_from_being_asked() -> None:
+    whom = roster("a", "b", "c", "d")
+    announced = {"c": 5.0}
+    Course(whom).run(lambda step: failure(K.OVERLOADED, retry_after_s=announced.get(step.candidate.provider)))
+    course = Course(whom, now=1.0)
+    answers = {"a": DOWN, "b": DOWN, "c": DOWN}
+    # c recovers soonest; after it those are asked of which nobody said how long they rest, each once.
+    assert course.run(lambda step: answers.get(step.candidate.provider)) == ["c1", "a1", "b1", "d1"]
+    assert whom.status(1.0)[3].state == "ready"
+    everybody = Course(whom, now=2.0)
+    whom.set_enabled("d", False, by="test")
+    assert sorted(everybody.run(lambda _: DOWN)) == ["a1", "b1", "c1"]
+
+
 def test_all_rate_limited_says_when_to_come_back() -> None:
     whom = roster("a", "b")
     course = Course(whom, now=100.0)

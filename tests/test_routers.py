@@ -603,6 +603,14 @@ def test_one_that_answers_at_once_as_a_rule_is_given_up_on_after_two_seconds(sta
     assert scene.state("a") == "cooling_down"
 
 
+def test_with_nobody_else_to_ask_it_is_waited_for_as_long_as_configured(stage: Stage) -> None:
+    scene = stage(*[Reply.text("Hello", after_s=0.2)] * 20, Reply.text("Hello at last", after_s=9.0))
+    for _ in range(20):
+        scene.asking.invoke()
+    scene.wiring.switchboard.set_enabled("b", False, by="test")
+    assert scene.asking.invoke().text == "Hello at last"
+
+
 def test_nineteen_answers_are_too_few_to_know(stage: Stage) -> None:
     scene = stage(*[Reply.text("Hello", after_s=0.2)] * 19, Reply.silent())
     scene.script.add("b", Reply.text("Hi"))

@@ -215,13 +215,14 @@ class Plan:
         return self._roster.admit(provider, now, usable=self._usable, force=self._force)
 
     def _panic(self, refusals: list[Refusal], now: float) -> Try | None:
-        """Every candidate is cooling down: the one that recovers soonest is tried anyway, once a request.
+        """Every candidate is cooling down: the one that recovers soonest is tried anyway.
 
-        The embedded model is tried even after that: it costs nobody anything, and there is nobody behind it.
+        Where that fails, the others are, each once: but those whose end was announced, which would refuse for sure. The
+        embedded model always is: it costs nobody anything, and there is nobody behind it.
         """
         resting = [r for r in refusals if r.why in {Why.COOLING_DOWN, Why.PROBING}]
         if self._panicked:
-            resting = [r for r in resting if self._roster.candidates(r.provider)[0].degraded]
+            resting = [r for r in resting if not r.announced or self._last_resort(r.provider)]
         self._panicked = True
         for soonest in sorted(resting, key=lambda refusal: refusal.until or 0.0):
             admitted = self._roster.admit(soonest.provider, now, usable=self._usable, panic=True)
@@ -256,11 +257,12 @@ class Plan:
     def _timeouts(self, candidate: Candidate, now: float) -> Timeouts:
         policy = self._roster.policy
         left_s = self.deadline - now
+        others = self._others(candidate)
         patience_s = candidate.response_timeout_s
         if candidate.stream_upstream:
-            patience_s = self._roster.first_token_limit_s(candidate)
+            # To give up early is of use only where somebody else is there to be asked.
+            patience_s = self._roster.first_token_limit_s(candidate, learned=others)
         # A silent candidate may cost half of what is left and no more while somebody else could still answer.
-        others = self._others(candidate)
         half_s = left_s / 2 if others else left_s
         share_s = half_s if half_s < patience_s else left_s
         return Timeouts(

@@ -54,6 +54,7 @@ def closed_by(slot: Slot, candidate: Candidate, closed: list[Breaker], now: floa
         text=text,
         reason=last.reason,
         until=last.until,
+        announced=any(breaker.announced for breaker in closed),
         nearly=nearly_over(closed, now),
     )
 

@@ -97,11 +97,11 @@ class Roster(Controls):
         own_s = self.policy.retry_delay_s * (1.0 + 0.5 * self._jitter())
         return max(own_s, (asked_s or 0.0) * (1.0 + ANNOUNCED_JITTER_SHARE * self._jitter()))
 
-    def first_token_limit_s(self, candidate: Candidate) -> float:
-        """Return how long the first token of `candidate` is waited for: its configured limit, or the learned one."""
+    def first_token_limit_s(self, candidate: Candidate, *, learned: bool = True) -> float:
+        """Return how long the first token of `candidate` is waited for: its configured limit, or the `learned` one."""
         configured_s = candidate.first_token_timeout_s or self.policy.first_token_timeout_s
         # The last resort has nobody behind it, and its time depends on the length of the prompt.
-        if candidate.degraded:
+        if candidate.degraded or not learned:
             return configured_s
         learned_s = self._slots[candidate.provider].learned[candidate.model].first_token_limit_s
         return configured_s if learned_s is None else min(configured_s, learned_s)

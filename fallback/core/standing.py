@@ -64,6 +64,8 @@ class Refusal:
     reason: str = ""
     """The failure kind that led to it."""
     until: float | None = None
+    announced: bool = False
+    """Whether the provider itself said when a cooldown ends."""
     due: bool = False
     """Whether its cooldown, whose end nobody announced, is over, and no probe is under way yet."""
     nearly: bool = False
