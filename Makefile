@@ -3,13 +3,14 @@
 # make test    install what tests need and run them
 # make check   format, lint, types, import rules
 # make bench   the benchmarks, which print figures and judge nothing
+# make bench-faults   every fault through both routers, measured and judged, into docs/faults.md (three minutes)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run demo install model test check format bench clean
+.PHONY: run demo install model test check format bench bench-faults clean
 
 run: $(VENV)/.run model
 	$(BIN)/python main.py $(ARGS)
@@ -39,6 +40,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.usage_log
+
+bench-faults: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.faults --write
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
