@@ -94,7 +94,7 @@ def _outcome(asked: Sequence[Asked]) -> str:
     outcomes = list(dict.fromkeys(each.told.outcome for each in asked))
     if outcomes == ["whole"]:
         providers = dict.fromkeys(each.told.provider for each in asked)
-        return f"whole, from the {' or '.join(providers)}"
+        return f"whole, from the {', plain from the '.join(providers)}"
     return "; ".join(outcomes)
 
 

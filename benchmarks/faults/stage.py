@@ -59,6 +59,7 @@ class Told:
     first_s: float | None = None
     whole_s: float = 0.0
     provider: str = ""
+    """Who took part in the answer: "first and second" where one went on with the other's."""
     arrivals: Sequence[tuple[float, str]] = ()
     """(instant, text) of every delta."""
 
@@ -167,7 +168,7 @@ class Scene:
                     case Delta():
                         live.take(event.text)
                     case Finished():
-                        provider = event.answer.provider
+                        provider = " and ".join(event.answer.providers)
         except NoAnswerError as error:
             return live.told(f"error: {error.kind or 'deadline'}", expected=expected)
         return live.told("whole", provider=provider, expected=expected)
@@ -179,7 +180,7 @@ class Scene:
         except NoAnswerError as error:
             return live.told(f"error: {error.kind or 'deadline'}", expected=expected)
         live.take(answer.text)
-        return live.told("whole", provider=answer.provider, expected=expected)
+        return live.told("whole", provider=" and ".join(answer.providers), expected=expected)
 
     async def _over_http(self, *, streamed: bool, expected: str | None) -> Told:
         live = _Live(time.monotonic())
@@ -191,7 +192,7 @@ class Scene:
             if response.status != 200:
                 return live.told(f"error: {told['error_type']}", expected=expected)
             live.take(told["response"])
-            return live.told("whole", provider=told["provider"], expected=expected)
+            return live.told("whole", provider=" and ".join(told["providers"]), expected=expected)
 
     def close(self) -> None:
         """End what is under way."""
@@ -218,7 +219,7 @@ def _event(name: str, told: Mapping[str, Any], live: _Live, expected: str | None
         case "delta":
             live.take(told["text"])
         case "done":
-            return live.told("whole", provider=told["provider"], expected=expected)
+            return live.told("whole", provider=" and ".join(told["providers"]), expected=expected)
         case "error":
             return live.told(f"error: {told['error_type']}", expected=expected)
     return None

@@ -13,7 +13,7 @@ from benchmarks.faults.stage import WAYS, WHOLE, Stage, Told
 from fallback.standin import FAULT_KINDS, Fault, FaultKind, load_cases, refused_port
 
 IMMEDIATE, SLOW, BULKY = "immediate", "slow", "bulky"
-STAGGER_S = 0.03
+STAGGER_S = 0.1
 """Between the starts of slow rows, which would else all wait for one another first."""
 CASES = Path(__file__).resolve().parent.parent.parent / "tests" / "wire_cases.yaml"
 RETRY_WAIT_S = 0.33
