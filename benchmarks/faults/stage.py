@@ -235,6 +235,7 @@ class Stage:
         self.session: aiohttp.ClientSession
         self._scenes: dict[str, Scene] = {}
         self._apis: dict[str, _Api] = {}
+        self._loop: asyncio.AbstractEventLoop
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._dispatch,
@@ -269,6 +270,7 @@ class Stage:
     async def _dispatch(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         _, name, rest = scope["path"].split("/", 2)
         if name not in self._apis:  # made here: its session belongs to the server's loop
+            self._loop = asyncio.get_running_loop()
             self._apis[name] = _Api(self._scenes[name].wiring)
         scope["path"] = f"/{rest}"
         await self._apis[name].application(scope, receive, send)
@@ -288,6 +290,9 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.session.close()
+        for api in self._apis.values():
+            closing = asyncio.run_coroutine_threadsafe(api.router.aclose(), self._loop)
+            await asyncio.wrap_future(closing)
         for scene in self._scenes.values():
             scene.close()
         self._server.should_exit = True
