@@ -193,6 +193,7 @@ def test_a_stream_breaks_after_so_many_words(
 ) -> None:
     scene = stage()
     scene.board.set("a", drill(kind, words))
+    scene.wiring.switchboard.set_enabled("b", False, by="test")  # who would go on with it
     events: list[Event] = []
     with pytest.raises(StreamBrokenError) as caught:
         scene.asking.stream(into=events)
