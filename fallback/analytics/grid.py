@@ -29,7 +29,7 @@ def on_grid_us(duration_s: float) -> int:
 
 def three_digits(whole: int) -> int:
     """Return `whole` (not negative), rounded half up to three significant digits."""
-    step = 10 ** max(len(str(whole)) - 3, 0)
+    step: int = 10 ** max(len(str(whole)) - 3, 0)
     return (whole + step // 2) // step * step
 
 
