@@ -220,7 +220,9 @@ def test_a_file_that_was_cut_and_has_grown_beyond_is_noticed(analytics: Analytic
 
 
 def test_the_lines_of_a_deleted_file_are_taken_back(analytics: Analytics, folder: Path) -> None:
-    append(folder / "usage-2026-11-21.log", [request(NOON - 3_600, "old"), change(NOON, "groq", "ready", "off")])
+    append(
+        folder / "usage-2026-11-21.log", [request(NOON - 3_600, "old"), change(NOON, "groq", "ready", "off")]
+    )
     append(folder / "usage.log", [request(NOON, "new")])
     analytics.refresh()
     (folder / "usage-2026-11-21.log").unlink()
@@ -336,7 +338,9 @@ def test_a_cache_that_another_program_does_not_let_go_of_is_given_up(
 ) -> None:
     append(folder / "usage.log", [request(NOON, "a")])
     cache = Cache(folder / "analytics.duckdb", wait_s=0.05)
-    assert cache.run(lambda connection: connection.execute("SELECT count(*) FROM entries").fetchall()) == [(0,)]
+    assert cache.run(lambda connection: connection.execute("SELECT count(*) FROM entries").fetchall()) == [
+        (0,)
+    ]
     assert cache.warning is not None
     assert "does not let go" in cache.warning
     cache.close()
@@ -473,7 +477,17 @@ def test_what_no_version_of_ours_wrote_is_read_and_left_alone(analytics: Analyti
 def test_numbers_without_sense_count_as_left_out(analytics: Analytics, folder: Path) -> None:
     append(
         folder / "usage.log",
-        [request(NOON, "a", duration_s=-1, input_tokens=-5, cost_usd=1e12, attempts="many", time_to_first_token_s=[1])],
+        [
+            request(
+                NOON,
+                "a",
+                duration_s=-1,
+                input_tokens=-5,
+                cost_usd=1e12,
+                attempts="many",
+                time_to_first_token_s=[1],
+            )
+        ],
     )
     analytics.refresh()
     found = requests(analytics, DAY, Filters()).iloc[0]
@@ -495,7 +509,9 @@ class Play:
 
     def line(self) -> bytes:
         self.number += 1
-        return encoded(request(NOON + self.number % 7, f"{self.number:04}", padding="x" * (self.number * 7 % 50)))
+        return encoded(
+            request(NOON + self.number % 7, f"{self.number:04}", padding="x" * (self.number * 7 % 50))
+        )
 
     def write(self, place: int) -> None:
         with self.log.open("ab") as file:
@@ -535,7 +551,16 @@ class Play:
 
 STEPS = st.tuples(
     st.sampled_from(
-        [Play.write, Play.write, Play.write, Play.write_late, Play.write_torn, Play.write_rubbish, Play.rotate, Play.cut]
+        [
+            Play.write,
+            Play.write,
+            Play.write,
+            Play.write_late,
+            Play.write_torn,
+            Play.write_rubbish,
+            Play.rotate,
+            Play.cut,
+        ]
         + [Play.delete]
     ),
     st.integers(0, 10_000),
@@ -545,7 +570,9 @@ STEPS = st.tuples(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=25))
-@example([(Play.write, 0, True), (Play.write_torn, 50, True), (Play.rotate, 0, True), (Play.write_late, 0, True)])
+@example(
+    [(Play.write, 0, True), (Play.write_torn, 50, True), (Play.rotate, 0, True), (Play.write_late, 0, True)]
+)
 def test_any_interleaving_of_writers_rotation_and_reader_agrees_with_the_reader_of_the_log(
     course: list[tuple[object, int, bool]],
 ) -> None:
@@ -595,5 +622,3 @@ def test_a_change_of_the_files_times_alone_reads_nothing(analytics: Analytics, f
     os.utime(folder / "usage.log", (1, 1))
     assert analytics.refresh().lines == 0
     assert json.loads(lines(analytics, "a").text[1])["kind"] == "request"
-
-

@@ -346,6 +346,8 @@ def _connected(path: Path) -> DuckDBPyConnection:
             "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
+            # Rows may lie in any order, and are put in by several threads for it.
+            "preserve_insertion_order": "false",
             "lock_configuration": "true",
         },
     )

@@ -11,11 +11,13 @@ What may not live here: how a line is read (rows), how the cache is opened (cach
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -23,14 +25,14 @@ from duckdb import DuckDBPyConnection
 from fallback.analytics import tables
 from fallback.analytics.legacy import Telling
 from fallback.analytics.rows import Chunk, json_table
-from fallback.analytics.sources import LogFile, MovedError, digest_of, listing, opened, runs
+from fallback.analytics.sources import LogFile, MovedError, Run, digest_of, listing, opened, runs
 from fallback.usage_log.reader import MAX_READ_BYTES
 
 K = TypeVar("K")
 
 __all__ = ["STEP_BYTES", "Step", "step"]
 
-STEP_BYTES = 192 * 1024 * 1024
+STEP_BYTES = 160 * 1024 * 1024
 """Of one transaction."""
 
 _TRIES = 5
@@ -234,33 +236,53 @@ class _Step:
         """Read on in one file."""
         first = known.lines + 1
         telling = Telling.resumed(known.story)
-        with opened(self._folder, file) as stream:
-            for run in runs(stream, known.position, ended=file.ended, most_line_bytes=MAX_READ_BYTES):
-                number = known.lines + 1
-                read = Chunk(run.text, number) if run.text else Chunk.of_long_line(number)
+        with (
+            opened(self._folder, file) as stream,
+            contextlib.closing(self._chunks(stream, file, known)) as found,
+        ):
+            for run, chunk in found:
                 story = telling.kept()
-                damaged = self._put(known.id, read, telling)
+                damaged = self._put(known.id, chunk, telling)
                 if run.whole:
                     known = dataclasses.replace(
                         known,
                         position=known.position + run.length,
-                        lines=known.lines + read.lines,
-                        filled=known.filled + read.filled,
+                        lines=known.lines + chunk.lines,
+                        filled=known.filled + chunk.filled,
                         damaged=known.damaged + damaged,
                         story=telling.kept(),
                     )
                 else:
                     known = dataclasses.replace(
-                        known, rest=run.length, rest_filled=read.filled, rest_damaged=damaged, story=story
+                        known, rest=run.length, rest_filled=chunk.filled, rest_damaged=damaged, story=story
                     )
-                self._lines += read.filled
+                self._lines += chunk.filled
                 self._damaged += damaged
                 self._read_bytes += run.length
                 self._told(self._read_bytes, self._all_bytes)
-                if self._is_full():
-                    break
             self._new.append(f"(file = {known.id} AND line >= {first})")
             return dataclasses.replace(known, digest=digest_of(stream, known.position))
+
+    def _chunks(self, stream: BinaryIO, file: LogFile, known: _Known) -> Generator[tuple[Run, Chunk]]:
+        """Give what is new in a file, up to what is left of the step; the next chunk is made ready in another thread."""
+        left_bytes = self._most_bytes - self._read_bytes
+
+        def made() -> Iterator[tuple[Run, Chunk]]:
+            number, read_bytes = known.lines + 1, 0
+            for run in runs(stream, known.position, ended=file.ended, most_line_bytes=MAX_READ_BYTES):
+                chunk = Chunk(run.text, number) if run.text else Chunk.of_long_line(number)
+                yield run, chunk
+                number += chunk.lines
+                read_bytes += run.length
+                if read_bytes >= left_bytes:
+                    return
+
+        source = made()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fallback-analytics") as pool:
+            coming = pool.submit(next, source, None)
+            while (found := coming.result()) is not None:
+                coming = pool.submit(next, source, None)
+                yield found
 
     def _put(self, file: int, read: Chunk, telling: Telling) -> int:
         """Put a chunk's lines into the tables; return how many of them are damaged."""

@@ -29,7 +29,7 @@ __all__ = ["Chunk", "Fields", "json_table"]
 Fields = Mapping[str, object]
 
 _START = b'{"schema":'
-_BATCH_LINES = 8_192
+_BATCH_LINES = 16_384
 """That the database takes at once on one of its threads."""
 _MOST_BRACKETS = 500
 """That an ordinary line closes; parse_line refuses some thousand, one inside the other."""

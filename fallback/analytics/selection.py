@@ -47,7 +47,7 @@ class Selection:
             return sums
         between = [self._within_rows(), *self._common(), *self._outcomes(), f"NOT ({self._took_part()})"]
         rows = tables.rows_of("request", _all([*between, self._took_part_between()]))
-        return f"(SELECT * FROM {sums} UNION ALL SELECT * FROM {rows})"
+        return f"(SELECT * FROM {sums} UNION ALL BY NAME SELECT * FROM {rows})"
 
     def request_durations(self) -> str:
         """Return the histograms of requests that were answered."""
