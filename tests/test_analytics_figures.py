@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from analytics_logs import NOON, Line, append, attempt, change, encoded, request, rescue
 
 from fallback.analytics import (
     Analytics,
@@ -35,7 +36,6 @@ from fallback.analytics import (
     totals_over_time,
     window,
 )
-from tests.analytics_logs import NOON, Line, append, attempt, change, encoded, request, rescue
 
 FIGURES: list[Callable[[Analytics, Window, Filters], pd.DataFrame]] = [
     *(totals, totals_over_time, failovers_over_time, failover_pairs, latency_over_time, latency_distribution),

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from analytics_logs import NOON, append, attempt, change, encoded, request, rescue, stamp
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fallback.analytics import Analytics, Filters, lines, problems, requests, totals, totals_over_time, window
 from fallback.analytics.cache import Cache, CacheError
 from fallback.usage_log import Damaged, UsageLog, parse_line, read
-from tests.analytics_logs import NOON, append, attempt, change, encoded, request, rescue, stamp
 
 DAY = window(NOON - 86_400, NOON + 86_400, first_ts=None)
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from analytics_logs import NOON, append, change, request
 
 from fallback.analytics import Analytics, Filters, Window, states, window
-from tests.analytics_logs import NOON, append, change, request
 
 HOUR = window(NOON, NOON + 3_600, first_ts=None)
 
@@ -30,9 +30,10 @@ def intervals(
 ) -> list[tuple[object, ...]]:
     analytics.refresh()
     found = states(analytics, chosen, filters or Filters())
+    made = zip(*(found[name] for name in ("provider", "state", "begin", "end", "reason")), strict=True)
     return [
-        (row.provider, row.state, row.begin.timestamp() - NOON, row.end.timestamp() - NOON, row.reason)
-        for row in found.itertuples()
+        (provider, state, begin.timestamp() - NOON, end.timestamp() - NOON, reason)
+        for provider, state, begin, end, reason in made
     ]
 
 

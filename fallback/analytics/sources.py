@@ -24,8 +24,8 @@ from fallback.usage_log.files import CURRENT_NAME, rotated_files
 
 __all__ = ["Listing", "LogFile", "MovedError", "Run", "digest_of", "listing", "opened", "runs"]
 
-RUN_BYTES = 32 * 1024 * 1024
-"""Of one reading; more than the longest line that is read (usage_log.reader.MAX_READ_BYTES)."""
+RUN_BYTES = 8 * 1024 * 1024
+"""Of one reading. Much larger blocks of memory are new from the system each time, which costs more than it saves."""
 
 _DIGEST_BYTES = 1_024
 _TRIES = 50
@@ -126,10 +126,13 @@ def runs(stream: BinaryIO, offset: int, *, ended: bool, most_line_bytes: int) ->
     """
     while True:
         stream.seek(offset)
-        text = _read(stream, max(RUN_BYTES, most_line_bytes + 1))
+        text = _read(stream, RUN_BYTES)
         if not text:
             return
         end = text.rfind(b"\n") + 1
+        if not end and len(text) <= most_line_bytes:
+            text += _read(stream, most_line_bytes + 1 - len(text))
+            end = text.rfind(b"\n") + 1
         if end:
             yield Run(text=text[:end], length=end, whole=True)
             offset += end
