@@ -84,14 +84,17 @@ def requests(
     provider, first_provider, model, error_type, source or route contains, whatever its case. Raises CacheError.
     """
     chosen = Selection(window=window, filters=filters)
-    which = [chosen.request_rows()]
+    further = ""
     if search.strip():
-        which.append(f"contains(lower({_SEARCHED}), lower({chosen.value('search', search.strip())}))")
+        further += f" AND contains(lower({_SEARCHED}), lower({chosen.value('search', search.strip())}))"
     if before is not None:
-        which.append(f"(ts, file, line) < ({before.ts_us}, {before.file}, {before.line})")
+        further += f" AND (ts, file, line) < ({before.ts_us}, {before.file}, {before.line})"
+    parts = [
+        f"SELECT file, line, {', '.join(_REQUEST_COLUMNS)} FROM requests WHERE {which}{further}"
+        for which in chosen.request_rows()
+    ]
     rows = analytics.ask(
-        f"""SELECT file, line, {", ".join(_REQUEST_COLUMNS)} FROM requests WHERE {" AND ".join(which)}
-            ORDER BY ts DESC, file DESC, line DESC LIMIT {max(int(limit), 0)}""",
+        f"{' UNION ALL '.join(parts)} ORDER BY ts DESC, file DESC, line DESC LIMIT {max(int(limit), 0)}",
         chosen.values,
     )
     made = frame([row[2:] for row in rows], _REQUEST_COLUMNS)

@@ -45,9 +45,8 @@ class Selection:
         sums = f"(SELECT * FROM {tables.sums_of('request', level_s, *self._edges())} WHERE {_all(chosen)})"
         if not providers:
             return sums
-        between = [self._within_rows(), *self._common(), *self._outcomes(), f"NOT ({self._took_part()})"]
-        rows = tables.rows_of("request", _all([*between, self._took_part_between()]))
-        return f"(SELECT * FROM {sums} UNION ALL BY NAME SELECT * FROM {rows})"
+        between = tables.rows_of("request", self.request_rows()[-1])
+        return f"(SELECT * FROM {sums} UNION ALL BY NAME SELECT * FROM {between})"
 
     def request_durations(self) -> str:
         """Return the histograms of requests that were answered."""
@@ -58,14 +57,25 @@ class Selection:
         ):
             sums = tables.sums_of("request_duration", level_s, *self._edges())
             return f"(SELECT * FROM {sums} WHERE {_all(self._drills())})"
-        return tables.rows_of("request_duration", self.request_rows())
+        parts = [
+            f"SELECT * FROM {tables.rows_of('request_duration', which)}" for which in self.request_rows()
+        ]
+        return f"({' UNION ALL BY NAME '.join(parts)})"
 
-    def request_rows(self) -> str:
-        """Return the condition for the rows of requests."""
+    def request_rows(self) -> list[str]:
+        """Return the conditions for the rows of requests; each row fulfils one of them at most.
+
+        Under a filter by provider the last is for those that a provider took part in between, so that only these few are
+        looked up.
+        """
         chosen = [self._within_rows(), *self._common(), *self._outcomes()]
-        if self.filters.providers:
-            chosen.append(f"({self._took_part()} OR {self._took_part_between()})")
-        return _all(chosen)
+        if not self.filters.providers:
+            return [_all(chosen)]
+        named = f"({self._took_part()})"
+        return [
+            _all([*chosen, named]),
+            _all([*chosen, f"NOT coalesce({named}, false)", self._took_part_between()]),
+        ]
 
     def attempt_sums(self, *, days: bool = False) -> str:
         """Return the sums of attempts."""
@@ -101,7 +111,8 @@ class Selection:
         return f"ts >= {since_s * MICRO} AND ts < {until_s * MICRO}"
 
     def _one_of(self, name: str, choices: Sequence[str], column: str) -> str:
-        return f"list_contains({self.value(name, list(choices))}, coalesce({column}, ''))"
+        values = (self.value(f"{name}_{place}", choice) for place, choice in enumerate(choices))
+        return f"{column} IN ({', '.join(values)})"
 
     def _drills(self) -> list[str]:
         return [] if self.filters.drills else ["NOT drill"]
@@ -135,8 +146,8 @@ class Selection:
 
     def _took_part_between(self) -> str:
         part = self._one_of("providers", self.filters.providers, "provider")
-        asked = f"SELECT request_id FROM attempts WHERE coalesce(attempt, 0) <> 1 AND {part}"
-        return f"(attempts >= 2 AND request_id IN ({asked} AND request_id IS NOT NULL))"
+        asked = f"SELECT request_id FROM attempts WHERE attempt IS DISTINCT FROM 1 AND {part}"
+        return f"attempts >= 2 AND request_id IN ({asked} AND request_id IS NOT NULL)"
 
 
 def quantiles(histogram: str, keys: Sequence[str], percents: Sequence[int]) -> str:

@@ -92,14 +92,12 @@ _LACK = f"""
 _VIEWS: Final = """
     CREATE VIEW requests AS SELECT kind, ts, file, line, request_id, source, route, outcome, error_type,
         nullif(provider, '') AS provider, request_model AS model, nullif(first_provider, '') AS first_provider,
-        coalesce(attempts, 0) AS attempts, coalesce(failovers, 0) AS failovers, coalesce(rescued, false) AS rescued,
-        coalesce(degraded, false) AS degraded, coalesce(drill, false) AS drill, duration_s,
+        attempts, failovers, rescued, degraded, drill, duration_s,
         time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd
         FROM entries WHERE kind = 'request';
     CREATE VIEW attempts AS SELECT kind, ts, file, line, request_id, source, route, attempt, role, provider,
         request_model AS model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s, duration_s,
-        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, coalesce(probe, false) AS probe,
-        coalesce(drill, false) AS drill, finish_reason, previous_provider, previous_error_type
+        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill, finish_reason, previous_provider, previous_error_type
         FROM entries WHERE kind = 'attempt';
 """
 
@@ -176,8 +174,12 @@ def _value(name: str, kind: str) -> str:
         )
     if name == "cost_usd":
         return f"CASE WHEN {value} BETWEEN 0 AND {_MOST_USD} THEN {value} END"
+    if kind == "BOOLEAN":
+        return f"coalesce({value}, false)"
     if kind in {"BIGINT", "DOUBLE"}:
-        return f"CASE WHEN {value} BETWEEN 0 AND 1000000000 THEN {value} END"
+        # Columns that are compared as they are let the database pass over what does not fit without looking at the rest.
+        otherwise = " ELSE 0" if name in {"attempts", "failovers"} else ""
+        return f"CASE WHEN {value} BETWEEN 0 AND 1000000000 THEN {value}{otherwise} END"
     return value
 
 
@@ -227,11 +229,11 @@ _SUMS: Final = (
         "request_duration",
         {"drill": "BOOLEAN", "first_token": "BOOLEAN", "grid": "BIGINT"},
         ("n",),
-        f"""SELECT {_SECOND}, drill, false AS first_token, {grid_of("duration_s")} AS grid, 1 AS n FROM requests
-            WHERE outcome = 'ok' AND duration_s IS NOT NULL AND $which
-            UNION ALL
-            SELECT {_SECOND}, drill, true, {grid_of("ttft_s")}, 1 FROM requests
-            WHERE outcome = 'ok' AND ttft_s IS NOT NULL AND $which""",
+        f"""SELECT {_SECOND}, drill, first_token, grid, 1 AS n FROM (
+                SELECT ts, drill, unnest([false, true]) AS first_token,
+                    unnest([{grid_of("duration_s")}, {grid_of("ttft_s")}]) AS grid
+                FROM requests WHERE outcome = 'ok' AND $which
+            ) WHERE grid IS NOT NULL""",
     ),
     _Sums(
         "attempt",
