@@ -191,7 +191,7 @@ def test_a_last_line_that_goes_on_after_all_is_read_anew(analytics: Analytics, f
         with rotated.open("ab") as file:
             file.write(whole[begin:end])
         analytics.refresh()
-        assert analytics.coverage.damaged == damaged
+        assert analytics.coverage.damaged == len(problems(analytics)) == damaged
         assert_agrees_with_the_reader(analytics, folder)
     assert names(analytics) == ["a", "b"]
 
@@ -277,6 +277,7 @@ def test_a_deleted_cache_is_filled_again_without_a_refresh(analytics: Analytics,
     analytics.refresh()
     (folder / "analytics.duckdb").unlink()
     assert names(analytics) == ["a"]
+    assert (folder / "analytics.duckdb").exists()
     assert analytics.coverage.warning is None
 
 
