@@ -8,6 +8,7 @@ the definitions.
 What may not live here: Streamlit, charts, and words for people.
 """
 
+from fallback.analytics.cache import CacheError
 from fallback.analytics.calls import (
     availability,
     consumption,
@@ -19,6 +20,7 @@ from fallback.analytics.engine import Analytics, Coverage, Refreshed
 from fallback.analytics.failovers import failover_pairs, failovers_over_time
 from fallback.analytics.grid import on_grid_us
 from fallback.analytics.intervals import states
+from fallback.analytics.latency import latency
 from fallback.analytics.records import (
     Choices,
     Position,
@@ -29,17 +31,20 @@ from fallback.analytics.records import (
     problems,
     requests,
 )
+from fallback.analytics.through import Through
 from fallback.analytics.traffic import totals, totals_over_time
 from fallback.analytics.windows import BUCKETS_S, Filters, Window, window
 
 __all__ = [
     "BUCKETS_S",
     "Analytics",
+    "CacheError",
     "Choices",
     "Coverage",
     "Filters",
     "Position",
     "Refreshed",
+    "Through",
     "Window",
     "attempts",
     "availability",
@@ -49,6 +54,7 @@ __all__ = [
     "failovers_over_time",
     "failures",
     "last_position",
+    "latency",
     "latency_distribution",
     "latency_over_time",
     "lines",

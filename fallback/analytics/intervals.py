@@ -20,7 +20,7 @@ from fallback.analytics.windows import Filters, Window
 
 __all__ = ["states"]
 
-_STATE = """CASE {0} WHEN 'probing' THEN 'cooling_down' WHEN 'retired' THEN 'disabled' ELSE {0} END"""
+_STATE = """CASE {0} WHEN 'probing' THEN 'cooling_down' WHEN 'retired' THEN 'disabled' WHEN 'on' THEN 'ready' ELSE {0} END"""
 
 _CHANGES = f"""
     told AS (

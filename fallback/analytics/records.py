@@ -18,6 +18,7 @@ from fallback.analytics.frames import BOOL, COUNT, INSTANT, NUMBER, TEXT, WHOLE,
 from fallback.analytics.selection import Selection
 from fallback.analytics.sources import MovedError, listing, opened
 from fallback.analytics.tables import LEVELS_S
+from fallback.analytics.through import Through, condition
 from fallback.analytics.windows import Filters, Window
 
 __all__ = ["Choices", "Position", "attempts", "choices", "last_position", "lines", "problems", "requests"]
@@ -76,12 +77,14 @@ def requests(
     search: str = "",
     limit: int = 200,
     before: Position | None = None,
+    through: Sequence[Through] = (),
 ) -> pd.DataFrame:
     """Return the newest `limit` requests of the window, newest first; further ones with `before`.
 
     Columns: ts, request_id, source, route, outcome, error_type, provider, model, first_provider, attempts, failovers, rescued,
     degraded, drill, duration_s, ttft_s, input_tokens, output_tokens, cost_usd. `search` is a text that one of request_id,
-    provider, first_provider, model, error_type, source or route contains, whatever its case. Raises CacheError.
+    provider, first_provider, model, error_type, source or route contains, whatever its case. With `through` only requests that
+    have an attempt like each of them. Raises CacheError.
     """
     chosen = Selection(window=window, filters=filters)
     further = ""
@@ -89,6 +92,8 @@ def requests(
         further += f" AND contains(lower({_SEARCHED}), lower({chosen.value('search', search.strip())}))"
     if before is not None:
         further += f" AND (ts, file, line) < ({before.ts_us}, {before.file}, {before.line})"
+    for number, attempt in enumerate(through):
+        further += f" AND {condition(attempt, chosen, f'through_{number}')}"
     parts = [
         f"SELECT file, line, {', '.join(_REQUEST_COLUMNS)} FROM requests WHERE {which}{further}"
         for which in chosen.request_rows()
