@@ -1,0 +1,1 @@
+"""Measurements. A package, so that a benchmark may have the name of a page."""
