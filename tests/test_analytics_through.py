@@ -66,6 +66,18 @@ def test_drills_are_found_where_they_are_asked_for(analytics: Analytics) -> None
     assert "drilled" in set(requests(analytics, HOUR, Filters(drills=True), through=through)["request_id"])
 
 
+def test_an_injected_fault_inside_a_request_that_is_none_does_not_count(tmp_path: Path) -> None:
+    append(
+        tmp_path / "usage.log",
+        [attempt(NOON - 60, "mixed", outcome="timeout", drill=True), request(NOON - 60, "mixed")],
+    )
+    with Analytics(tmp_path) as opened:
+        opened.refresh()
+        for drills, found in ((False, []), (True, ["mixed"])):
+            frame = requests(opened, HOUR, Filters(drills=drills), through=[Through(failed=True)])
+            assert list(frame["request_id"]) == found
+
+
 def test_it_works_together_with_search_filters_and_pages(analytics: Analytics) -> None:
     through = [Through(failed=True)]
     assert list(requests(analytics, HOUR, Filters(), "slow", through=through)["request_id"]) == ["slow"]
