@@ -9,7 +9,8 @@ from fallback.api import Program
 HERE = Path(__file__).resolve().parent
 
 program = Program(
-    HERE / "providers.yaml", warm=("pandas", "altair", "fallback.ui.chat", "fallback.ui.providers")
+    HERE / "providers.yaml",
+    warm=("pandas", "altair", "fallback.ui.chat", "fallback.ui.providers", "fallback.ui.analytics"),
 )
 
 # Streamlit looks for this very call in the syntax tree: a function that returns an App would not be found.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fallback.config import Settings
 from fallback.core.roster import Roster, SlotSpec, StateChange
@@ -26,6 +28,9 @@ from fallback.switchboard import Switchboard, never_sooner
 from fallback.transport import AsyncTransport, Transport
 from fallback.usage_log import UsageLog
 
+if TYPE_CHECKING:
+    from fallback.analytics import Analytics
+
 __all__ = ["Wiring", "assemble"]
 
 Record = Callable[[Mapping[str, object]], object]
@@ -36,6 +41,33 @@ _DIALECTS: Mapping[ProviderType, type[OpenAICompatibleProvider]] = {
     "openai": OpenAICompatibleProvider,
     "local": EmbeddedProvider,
 }
+
+
+class WholeLog:
+    """The analytics of one log folder, made when they are asked for first. Safe for threads."""
+
+    def __init__(self, folder: Path, *, wall: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._analytics: Analytics | None = None
+
+    def open(self) -> Analytics:
+        """Return them."""
+        # Here, because most programs ask providers and never look back; pandas and DuckDB take half a second.
+        from fallback.analytics import Analytics
+
+        with self._lock:
+            if self._analytics is None:
+                self._analytics = Analytics(self._folder, wall=self._wall)
+            return self._analytics
+
+    def close(self) -> None:
+        """Close them, if they were made; whoever asks again gets new ones."""
+        with self._lock:
+            analytics, self._analytics = self._analytics, None
+        if analytics is not None:
+            analytics.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +83,7 @@ class Wiring:
     board: DrillBoard
     recent: RecentActivity
     """What happened in the last minutes, read from the log when a page asks for it."""
+    whole_log: WholeLog
 
     def start(self) -> None:
         """Take over the shared state, and begin to load the embedded models in the background."""
@@ -64,7 +97,12 @@ class Wiring:
             model.close()
         self.switchboard.close()
         self.recent.close()
+        self.whole_log.close()
         self.log.close()
+
+    def analytics(self) -> Analytics:
+        """Return the analytics of the whole log: one for the program, made when it is asked for first."""
+        return self.whole_log.open()
 
     def transport(self) -> Transport:
         """Return a transport for threads, with a pool of its own."""
@@ -139,6 +177,7 @@ def assemble(
         switchboard=switchboard,
         board=board,
         recent=RecentActivity(settings.log.folder, wall=wall),
+        whole_log=WholeLog(settings.log.folder, wall=wall),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m fallback ask ...` and `python -m fallback providers ...`. docs/cli.md describes it.
+"""The command line: `python -m fallback ask`, `providers` and `report`. docs/cli.md describes it.
 
 Exit status: 0 done, 1 no answer or nothing changed, 2 wrong arguments or configuration, 130 ended by Ctrl-C, 141 nobody reads
 the output any more. What was asked for goes to stdout, everything else to stderr.
@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
             from fallback.cli.ask import ask
 
             return ask(options, screen)
+        if options.command == "report":
+            from fallback.cli.report import report
+
+            return report(options, screen)
         from fallback.cli.switches import providers
 
         return providers(options, screen)

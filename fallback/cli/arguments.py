@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_ask(commands)
     _add_providers(commands)
+    _add_report(commands)
     return top
 
 
@@ -97,6 +98,33 @@ def _add_providers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     order = add("order", "change the order in which providers are asked")
     order.add_argument("names", nargs="*", metavar="NAME", help="every provider, the first one first")
     order.add_argument("--reset", action="store_true", help="back to the order of the configuration")
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="say what failover did: how often, why, what it saved and what it cost",
+        description="Reads the usage log and shows the figures of the Analytics page. It needs no running program.",
+        parents=[_common(json="print every figure and every chart's rows")],
+        allow_abbrev=False,
+    )
+    report.add_argument(
+        "--since",
+        default="24h",
+        metavar="TIME",
+        help="a length such as 15m, 24h (the default), 7d or 4w, all, or a time such as 2026-11-22T12:00",
+    )
+    report.add_argument("--until", metavar="TIME", help="a time, or how long ago; now without it")
+    report.add_argument(
+        "--html", metavar="FILE", help="write one HTML file with the charts, which needs nothing else"
+    )
+    for name, text in (
+        ("provider", "only what this provider took part in"),
+        ("route", "only requests for this route"),
+        ("source", "only requests from there, such as chat or api"),
+    ):
+        report.add_argument(f"--{name}", action="append", metavar="NAME", help=f"{text}; may be given again")
+    report.add_argument("--drills", action="store_true", help="count injected faults, too")
 
 
 def _add_drill(drill: argparse.ArgumentParser) -> None:

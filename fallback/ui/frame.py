@@ -40,6 +40,12 @@ ENTRIES = (
         layout="wide",
         about="Watch every provider's health, switch one off, or let one fail on purpose.",
     ),
+    Entry(
+        file="analytics.py",
+        title="Analytics",
+        layout="wide",
+        about="See how often failover happened, why, what it saved and what it cost.",
+    ),
 )
 
 

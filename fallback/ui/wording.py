@@ -18,7 +18,7 @@ from fallback.core.errors import (
 )
 from fallback.core.models import AttemptFailed
 
-__all__ = ["Account", "consequence", "cost", "duration", "no_answer", "reason"]
+__all__ = ["Account", "account_of", "consequence", "cost", "duration", "no_answer", "reason"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,14 @@ _REASONS: Final[Mapping[FailureKind, Account]] = MappingProxyType(
 def reason(kind: FailureKind) -> Account:
     """Return what a failure of `kind` means. `what` goes on after the provider's name; `advice` may be ""."""
     return _REASONS[kind]
+
+
+def account_of(kind: str) -> Account | None:
+    """Return what the failure kind of that name means; None where there is no such kind."""
+    try:
+        return reason(FailureKind(kind))
+    except ValueError:
+        return None
 
 
 def consequence(event: AttemptFailed) -> str:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from fallback.core.errors import FailureKind
 from fallback.core.roster import ProviderStatus
-from fallback.ui.wording import Account, reason
+from fallback.ui.wording import account_of
 
 __all__ = [
     "Color",
@@ -99,14 +99,6 @@ def may_be_asked(status: ProviderStatus) -> bool:
     """Return whether the next request may go there: it is ready, or waits for a probe that nobody has begun."""
     # A probe under way has an `until_s`, the end of the cooldown; one that waits for a request has none.
     return status.state == "ready" or (status.state == "probing" and status.until_s is None)
-
-
-def account_of(kind: str) -> Account | None:
-    """Return what the failure kind of that name means; None where there is no such kind."""
-    try:
-        return reason(FailureKind(kind))
-    except ValueError:
-        return None
 
 
 def clock(length_s: float) -> str:

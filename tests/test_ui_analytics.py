@@ -1,0 +1,324 @@
+"""The Analytics page, driven as a browser would drive it: what it shows of a log, and what its controls do."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from analytics_logs import NOON, append, attempt, change, request, rescue
+from streamlit.testing.v1 import AppTest
+
+from fallback.config import load
+from fallback.router import ModelRouter, set_router
+from fallback.ui.analytics.downloads import as_csv, as_parquet, neutral
+from fallback.wiring import assemble
+
+FRAME = str(Path(__file__).resolve().parents[1] / "fallback/ui/frame.py")
+PAGE = "../../pages/analytics.py"
+BOUND_S = 30.0
+
+CONFIGURATION = """
+providers:
+  - {name: groq, type: groq, endpoint: 'http://127.0.0.1:9/v1', model: m, allow_http: true}
+  - {name: together, type: together, endpoint: 'http://127.0.0.1:9/v1', model: m, allow_http: true}
+"""
+
+Start = Callable[..., ModelRouter]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "logs"
+
+
+@pytest.fixture
+def start(tmp_path: Path, folder: Path) -> Iterator[Start]:
+    """Give a function that sets the program's router up over these lines of the log; it is noon."""
+    routers: list[ModelRouter] = []
+
+    def begin(*lines: dict[str, object]) -> ModelRouter:
+        file = tmp_path / "providers.yaml"
+        file.write_text(CONFIGURATION)
+        if lines:
+            append(folder / "usage.log", lines)
+        router = ModelRouter(assemble(load(file, environ={}), wall=lambda: NOON))
+        routers.append(router)
+        set_router(router)
+        return router
+
+    yield begin
+    set_router(None)
+    for router in routers:
+        router.close()
+        router.wiring.close()
+
+
+def week() -> list[dict[str, object]]:
+    """Answers and failures of some hours before noon, and one of two days before."""
+    lines: list[dict[str, object]] = []
+    for number in range(6):
+        ts = NOON - 3_600 * (number + 1) + 60
+        lines += [attempt(ts, f"plain{number}", input_tokens=100, output_tokens=20, cost_usd=0.001),
+                  request(ts, f"plain{number}", input_tokens=100, output_tokens=20, cost_usd=0.001)]  # fmt: skip
+    lines += rescue(NOON - 5_000, "saved", failed="groq", answered="together")
+    lines += rescue(NOON - 600, "saved2", failed="groq", answered="together", kind="timeout")
+    lines += [
+        attempt(NOON - 400, "lost", outcome="server_error", error_type="server_error", http_status=500,
+                error_message="![x](http://evil.invalid/x.png) =1+1"),
+        request(NOON - 400, "lost", provider=None, first_provider="groq", error_type="server_error"),
+        attempt(NOON - 300, "drilled", outcome="rate_limited", error_type="rate_limited", drill=True),
+        request(NOON - 300, "drilled", provider=None, first_provider="groq", error_type="rate_limited", drill=True),
+        attempt(NOON - 2 * 86_400, "old"),
+        request(NOON - 2 * 86_400, "old", source="chat", route="cheap"),
+        change(NOON - 1_000, "groq", "ready", "cooling_down", reason="rate_limited", length_s=300.0),
+    ]  # fmt: skip
+    return lines
+
+
+def opened(**address: str) -> AppTest:
+    page = AppTest.from_file(FRAME, default_timeout=BOUND_S)
+    for name, value in address.items():
+        page.query_params[name] = value
+    return checked(page.switch_page(PAGE).run())
+
+
+def checked(page: AppTest) -> AppTest:
+    assert not page.exception
+    return page
+
+
+def shown(page: AppTest) -> str:
+    """Return every text on the page, without the marks that plain() puts before punctuation."""
+    elements = (*page.markdown, *page.caption, *page.warning, *page.info, *page.error)
+    return "\n".join(str(element.value) for element in elements).replace("\\", "")
+
+
+def figure(page: AppTest, label: str) -> str:
+    return next(metric.value for metric in page.metric if metric.label == label).replace("\\", "")
+
+
+def table(page: AppTest) -> pd.DataFrame:
+    return next(frame.value for frame in page.dataframe if "Answered by" in frame.value.columns)
+
+
+def ids(page: AppTest) -> list[str]:
+    return list(table(page)["Request"])
+
+
+# What it shows
+
+
+def test_an_empty_log_says_what_will_be_here_and_offers_the_demo(start: Start) -> None:
+    start()
+    page = opened()
+    assert "Nothing has been asked yet" in shown(page)
+    assert "make demo" in shown(page)
+    assert not page.metric
+
+
+def test_a_log_without_a_request_in_the_time_says_so_in_every_part(start: Start) -> None:
+    start(attempt(NOON - 5 * 86_400, "old"), request(NOON - 5 * 86_400, "old"))
+    text = shown(opened(range="1 h"))
+    for words in ("Nothing was asked in this time.", "No failover in this time", "No answers in this time.",
+                  "No attempt failed in this time.", "No requests in this time."):  # fmt: skip
+        assert words in text
+
+
+def test_figures_charts_and_requests_are_shown(start: Start) -> None:
+    start(*week())
+    page = opened()
+    assert figure(page, "Requests") == "9"
+    assert figure(page, "Success rate") == "88.9 %"
+    assert figure(page, "Rescued") == "2"
+    assert figure(page, "Cost per 1,000 answers") == "$0.7500"
+    text = shown(page)
+    assert "Failover saved 2 answers: without it 66.7 % of the requests would have been answered" in text
+    assert (
+        "2 failovers, most often because a provider is rate limited (1, 50.0 %)" in text
+        or "took too long" in text
+    )
+    assert "Most went from groq to together: 2, of which 100 % were answered there." in text
+    assert "groq failed 3 times" in text
+    assert ids(page) == [
+        "lost",
+        "saved2",
+        "plain0",
+        "saved",
+        "plain1",
+        "plain2",
+        "plain3",
+        "plain4",
+        "plain5",
+    ]
+    row = table(page).iloc[1]
+    assert (row["Outcome"], row["Answered by"], row["Asked first"], row["Failovers"]) == (
+        "↪ rescued", "together", "groq", 1,
+    )  # fmt: skip
+
+
+def test_a_drill_is_left_out_unless_asked_for_and_marked_where_shown(start: Start) -> None:
+    start(*week())
+    page = opened()
+    assert "drilled" not in ids(page)
+    assert "Drill" not in table(page).columns
+    checked(page.toggle(key="drills").set_value(True).run())
+    assert figure(page, "Requests") == "10"
+    assert list(table(page)["Drill"])[:2] == ["drill", ""]
+    assert "With drills" in shown(page)
+
+
+def test_lines_that_could_not_be_read_are_counted_with_their_place(start: Start, folder: Path) -> None:
+    router = start(*week())
+    with (folder / "usage.log").open("ab") as log:
+        log.write(b"{broken\n")
+    page = opened()
+    lines = len(week()) + 1
+    (frame,) = [found.value for found in page.dataframe if "What is wrong" in found.value.columns]
+    assert list(frame[["File", "Line"]].iloc[0]) == ["usage.log", lines]
+    assert router.wiring.analytics().coverage.damaged == 1
+
+
+def test_new_lines_are_shown_and_a_page_that_stands_still_does_not_look(start: Start, folder: Path) -> None:
+    start(*week())
+    page = opened()
+    append(folder / "usage.log", [attempt(NOON - 10, "new"), request(NOON - 10, "new")])
+    assert ids(checked(page.run()))[0] == "new"
+    checked(page.toggle(key="live").set_value(False).run())
+    assert figure(page, "Requests") == "10"
+
+
+# The address
+
+
+def test_the_time_range_stands_in_the_address(start: Start) -> None:
+    start(*week())
+    assert "old" not in ids(opened(range="24 h"))
+    assert "old" in ids(opened(range="7 d"))
+    assert "old" in ids(opened(range="all"))
+    assert ids(opened(range="15 min")) == ["lost", "saved2"]
+
+
+def test_the_filters_stand_in_the_address(start: Start) -> None:
+    start(*week())
+    assert ids(opened(range="7 d", source="chat")) == ["old"]
+    assert ids(opened(range="7 d", route="cheap")) == ["old"]
+    assert ids(opened(provider="together")) == ["saved2", "saved"]
+    assert ids(opened(outcome="rescued")) == ["saved2", "saved"]
+    assert ids(opened(outcome="failed")) == ["lost"]
+    assert "drilled" in ids(opened(drills="true"))
+    assert ids(opened(search="PLAIN3")) == ["plain3"]
+
+
+def test_an_address_that_makes_no_sense_shows_the_usual_page(start: Start) -> None:
+    start(*week())
+    page = opened(range="yesterday", provider="nobody", outcome="?", drills="maybe")
+    assert figure(page, "Requests") == "9"
+
+
+def test_a_range_of_ones_own_is_by_the_clock_of_the_browser(start: Start) -> None:
+    start(*week())
+    page = opened(**{"range": "custom", "from": "2026-11-20T11:45", "to": "2026-11-20T12:15"})
+    assert ids(page) == ["old"]
+
+
+def test_a_range_that_ends_before_it_begins_is_told(start: Start) -> None:
+    start(*week())
+    page = opened(**{"range": "custom", "from": "2026-11-21T12:00", "to": "2026-11-20T12:00"})
+    assert "The beginning lies behind the end" in shown(page)
+
+
+def test_a_change_of_a_control_changes_the_page(start: Start) -> None:
+    start(*week())
+    page = opened()
+    checked(page.multiselect(key="provider").set_value(["together"]).run())
+    assert ids(page) == ["saved2", "saved"]
+    checked(page.text_input(key="search").set_value("saved2").run())
+    assert ids(page) == ["saved2"]
+
+
+# One request
+
+
+def test_one_request_opened_shows_its_attempts_and_the_lines_of_the_log(start: Start) -> None:
+    start(*week())
+    page = opened(request="saved2")
+    assert "2 attempts in" in shown(page)
+    assert "groq failed (too slow), then together answered." in shown(page)
+    (attempts,) = [frame.value for frame in page.dataframe if "Asked to wait" in frame.value.columns]
+    assert list(attempts["Role"]) == ["asked first", "failover"]
+    lines = [json.loads(code.value) for code in page.code]
+    assert [line["kind"] for line in lines] == ["attempt", "attempt", "request"]
+    assert {line["request_id"] for line in lines} == {"saved2"}
+    checked(page.button(key="analytics_close_request").click().run())
+    assert "2 attempts in" not in shown(page)
+    assert "request" not in page.query_params
+
+
+def test_a_request_that_is_not_there_is_told(start: Start) -> None:
+    start(*week())
+    assert "knows no request of this id" in shown(opened(request="`![x](http://evil.invalid/x)`"))
+
+
+def test_nothing_that_a_provider_said_is_markdown(start: Start) -> None:
+    start(*week())
+    page = opened(request="lost")
+    for element in (*page.markdown, *page.caption, *page.expander):
+        assert "![x]" not in str(
+            getattr(element, "value", element.label if hasattr(element, "label") else "")
+        )
+    (attempts,) = [frame.value for frame in page.dataframe if "Asked to wait" in frame.value.columns]
+    assert list(attempts["Message"]) == ["![x](http://evil.invalid/x.png) =1+1"]
+
+
+def test_a_provider_with_a_hostile_name_is_shown_letter_for_letter(start: Start) -> None:
+    name = "![x](http://evil.invalid/x.png)"
+    start(*rescue(NOON - 60, "r", failed=name, answered="together"))
+    page = opened()
+    assert f"Most went from {name} to together" in shown(page)
+    assert not [text for text in (*page.markdown, *page.caption) if "![" in str(text.value)]
+
+
+# Downloads
+
+
+def test_a_text_that_a_spreadsheet_would_calculate_gets_an_apostrophe_and_numbers_stay() -> None:
+    frame = pd.DataFrame(
+        {
+            "=name": ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "plain", "a=b", None],
+            "number": [-1, -2, -3, -4, -5, -6, -7, -8, -9],
+            "share": [-0.5] * 9,
+        }
+    )
+    read = pd.read_csv(io.BytesIO(as_csv(frame)), encoding="utf-8-sig", keep_default_na=False)
+    assert list(read.columns) == ["'=name", "number", "share"]
+    assert list(read["'=name"]) == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "'\rx", "plain", "a=b", ""]
+    assert list(read["number"]) == list(range(-1, -10, -1))
+    assert as_csv(frame).startswith(b"\xef\xbb\xbf'=name,number,share\r\n")
+    assert frame["=name"].iloc[0] == "=1+1", "the frame itself stays as it is"
+
+
+def test_instants_in_a_csv_name_their_zone_and_parquet_keeps_every_type() -> None:
+    frame = pd.DataFrame({"ts": pd.to_datetime(["2026-11-22T12:00:00.125Z"]), "n": [3], "text": ["=x"]})
+    assert as_csv(frame).decode("utf-8-sig") == "ts,n,text\r\n2026-11-22T12:00:00.125Z,3,'=x\r\n"
+    back = pd.read_parquet(io.BytesIO(as_parquet(frame)))
+    assert back["ts"].iloc[0] == frame["ts"].iloc[0]
+    assert list(back["text"]) == ["=x"], "Parquet is no spreadsheet"
+
+
+def test_an_empty_frame_can_be_downloaded() -> None:
+    frame = pd.DataFrame({"ts": pd.to_datetime([], utc=True), "text": pd.Series([], dtype=object)})
+    assert as_csv(frame).decode("utf-8-sig") == "ts,text\r\n"
+    assert len(neutral(frame)) == 0
+
+
+def test_the_program_has_one_analytics_and_closes_it(start: Start) -> None:
+    router = start(*week())
+    first: Any = router.wiring.analytics()
+    assert router.wiring.analytics() is first
+    router.wiring.close()
+    assert router.wiring.analytics() is not first
