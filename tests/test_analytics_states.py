@@ -61,6 +61,18 @@ def test_a_state_from_before_the_window_is_cut_to_it(analytics: Analytics, folde
     assert intervals(analytics) == [("groq", "disabled", 0, 3_600, "authentication")]
 
 
+def test_who_is_switched_on_is_ready(analytics: Analytics, folder: Path) -> None:
+    append(folder / "usage.log", [change(NOON + 60, "groq", "on", "off", reason="switched off")])
+    append(folder / "usage.log", [change(NOON + 90, "groq", "off", "on", reason="switched on")])
+    found = [(state, begin, end) for _, state, begin, end, _ in intervals(analytics)]
+    assert found == [("ready", 0, 60), ("off", 60, 90), ("ready", 90, 3_600)]
+
+
+def test_a_first_change_after_the_window_tells_what_was_in_it(analytics: Analytics, folder: Path) -> None:
+    append(folder / "usage.log", [change(NOON + 4_000, "groq", "off", "on", reason="switched on")])
+    assert intervals(analytics) == [("groq", "off", 0, 3_600, "")]
+
+
 def test_an_announced_cooldown_ends_though_nobody_says_so(analytics: Analytics, folder: Path) -> None:
     append(folder / "usage.log", [change(NOON + 60, "groq", "ready", "cooling_down", length_s=30.5)])
     append(folder / "usage.log", [change(NOON + 600, "groq", "cooling_down", "ready")])

@@ -225,6 +225,11 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in found if line["kind"] == kind]
 
 
+def asked(folder: Path) -> list[dict[str, Any]]:
+    """The requests of the demo itself, without the day that it pretends came before."""
+    return [line for line in lines(folder, "request") if line["source"] == "demo"]
+
+
 def test_the_end_comes_at_once_in_the_middle_of_an_answer(
     shipped: Path, standin: StandInThread, tmp_path: Path
 ) -> None:
@@ -328,7 +333,7 @@ def test_everything_is_played_and_nothing_is_left(shipped: Path, capsys: pytest.
             assert answer.model == "openai/gpt-oss-120b"
             assert router.test("together_llama").provider == "together_llama"
             assert router.invoke("What is love?").provider == "groq_llama"
-            until(lambda: lines(folder, "request"))
+            until(lambda: asked(folder))
             seen = [seen for name in CLOUDS for seen in demo._standin.tenant(name).last_requests]
             assert seen
             assert not any("authorization" in request.headers for request in seen)
@@ -397,7 +402,7 @@ def test_the_program_shows_a_failover_within_the_first_half_minute_and_ends_clea
         (folder,) = (tmp_path / "tmp").glob("fallback-demo-*")
         if number is signal.SIGTERM:
             until(
-                lambda: [line for line in lines(folder, "request") if line["provider"] == "together_llama"],
+                lambda: [line for line in asked(folder) if line["provider"] == "together_llama"],
                 30,
             )
             until(lambda: b"demo: groq_llama refuses with 429" in (tmp_path / "out").read_bytes(), 25)

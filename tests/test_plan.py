@@ -400,6 +400,18 @@ def test_a_request_shortly_before_the_end_books_the_probe_for_the_end() -> None:
     assert [refusal.why for refusal in late.skipped] == [Why.PROBING]
 
 
+def test_a_model_that_is_asked_by_name_alone_is_looked_after_too() -> None:
+    whom = roster("a", "b", models={"a": 2})
+    busy = failure(K.OVERLOADED, status=503)
+    Course(whom, model="a2").run(lambda step: busy if step.candidate.model == "a2" else None)
+    step = Course(whom, model="a2", now=50.0).plan.next_step(50.0)
+    assert isinstance(step, Try)
+    assert (step.candidate.model, step.skipped) == ("a1", ())
+    assert [(probe.candidate.model, probe.probe) for probe in step.probes] == [("a2", True)]
+    whom.settle(step.probes[0], None, None, 50.0)
+    assert Course(whom, model="a2", now=51.0).run(lambda _: None) == ["a2"]
+
+
 def test_where_an_end_was_announced_the_next_request_is_the_probe() -> None:
     whom = roster("a", "b")
     Course(whom).run(lambda step: LIMITED if step.candidate.provider == "a" else None)

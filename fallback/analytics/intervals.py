@@ -28,12 +28,12 @@ _CHANGES = f"""
             coalesce(reason, '') AS reason, length_s,
             CASE WHEN to_state IN ('drill', 'no_drill') THEN 'drill' WHEN model IS NULL THEN 'whole' ELSE 'model' END
                 AS layer
-        FROM changes WHERE to_state <> 'order' AND ts < $until $which
+        FROM changes WHERE to_state <> 'order' $which
     ),
     earlier AS (
         SELECT unnest(arg_max(told, (ts, file, line))) FROM told WHERE ts < $since GROUP BY provider, layer
     ),
-    known AS (SELECT * FROM earlier UNION ALL SELECT * FROM told WHERE ts >= $since),
+    known AS (SELECT * FROM earlier UNION ALL SELECT * FROM told WHERE ts >= $since AND ts < $until),
     followed AS (
         SELECT *, ts + (length_s * {MICRO})::BIGINT AS over,
             lead(ts) OVER (PARTITION BY provider, layer ORDER BY ts, file, line) AS next
@@ -66,7 +66,7 @@ _INTERVALS = f"""
         UNION ALL
         SELECT $first, -1, -1, provider, CASE arg_min(before, (ts, file, line)) WHEN 'no_drill' THEN 'ready'
             ELSE arg_min(before, (ts, file, line)) END, ''
-        FROM known GROUP BY provider HAVING min(ts) > $first
+        FROM told GROUP BY provider HAVING min(ts) > $first
     ),
     lasting AS (
         SELECT *, lead(ts, 1, $end) OVER (PARTITION BY provider ORDER BY ts, file, line) AS next FROM shown

@@ -181,7 +181,7 @@ class Plan:
                 continue
             if self._last_resort(provider) and (looking := self._look(refusals, now)):
                 return looking
-            admitted = self._admit(provider, wanted, now)
+            admitted = self._admit(provider, wanted, now, refusals)
             if isinstance(admitted, Permit):
                 return self._try(admitted, self._role(), now, refusals)
             refusals.append(admitted)
@@ -207,11 +207,16 @@ class Plan:
         )
         return admitted if isinstance(admitted, Permit) else None
 
-    def _admit(self, provider: str, wanted: str | None, now: float) -> Permit | Refusal:
+    def _admit(
+        self, provider: str, wanted: str | None, now: float, refusals: list[Refusal]
+    ) -> Permit | Refusal:
         if wanted is not None:
             admitted = self._roster.admit(provider, now, usable=self._usable, model=wanted)
             if isinstance(admitted, Permit) or admitted.why in {Why.OFF, Why.NOT_CONFIGURED}:
                 return admitted
+            if admitted.due:
+                # A model that does not serve by itself is asked by name alone: nobody else would look after it.
+                refusals.append(admitted)
         return self._roster.admit(provider, now, usable=self._usable, force=self._force)
 
     def _panic(self, refusals: list[Refusal], now: float) -> Try | None:
@@ -243,7 +248,8 @@ class Plan:
             if refusal.nearly
         ]
         self._tries[candidate.key] = self._tries.get(candidate.key, 0) + 1
-        skipped = self._unnamed(refusals) if refusals else ()
+        others = [refusal for refusal in refusals if refusal.provider != candidate.provider]
+        skipped = self._unnamed(others) if others else ()
         self._named.add(candidate.provider)  # whoever was asked is not among those who were not
         return Try(
             permit=permit,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from fallback.config import Settings
+from fallback.demo.history import Span, write_history
 from fallback.demo.outages import Weather, outages
 from fallback.demo.stage import is_cloud, simulated
 from fallback.demo.visitors import Visitors, questions
@@ -19,6 +22,9 @@ from fallback.standin import Fault, StandInThread
 
 __all__ = ["Demo"]
 
+BEFORE = 1000
+"""Requests of the day before the demo, which its log begins with: a page about what was has something to show at once."""
+
 
 class Demo:
     """The simulated providers of the configuration `source`: `with Demo(source) as demo: ...`.
@@ -26,8 +32,9 @@ class Demo:
     Entering raises ConfigError, and OSError where no port or folder is to be had.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, *, wall: Callable[[], float] = time.time) -> None:
         self._source = source
+        self._before = Span(end=wall(), days=1.0, requests_per_day=BEFORE)
         self._stack = ExitStack()
         self._voice = Voice()
         self._weather: Weather | None = None
@@ -42,6 +49,7 @@ class Demo:
             self.settings = simulated(self._source, folder, self._standin)
             for name in self._clouds():
                 self._standin.tenant(name).configure(reply=self._voice.reply)
+            write_history(self.settings.log.folder, self.settings, self._before)
             self._stack = stack.pop_all()
         return self
 

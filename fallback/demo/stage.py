@@ -15,11 +15,11 @@ from fallback.core.errors import ConfigError, Problem
 from fallback.providers.settings import ProviderSettings, ProviderType
 from fallback.standin import StandInThread
 
-__all__ = ["BANNER", "is_cloud", "simulated"]
+__all__ = ["BANNER", "RETIRED", "SLOWER", "SPEEDS", "is_cloud", "simulated"]
 
 BANNER = "Demo: simulated providers"
 
-_SPEEDS: Final[dict[ProviderType, tuple[float, float]]] = {
+SPEEDS: Final[dict[ProviderType, tuple[float, float]]] = {
     "groq": (0.2, 150.0),
     "together": (0.5, 60.0),
     "openai": (0.4, 80.0),
@@ -96,7 +96,7 @@ def _written(tree: object, folder: Path, source: Path) -> Settings:
 
 def _play(provider: ProviderSettings, before: tuple[ProviderSettings, ...], standin: StandInThread) -> str:
     """Let the stand-in play `provider`, and return its address there."""
-    first_token_s, tokens_per_s = _SPEEDS[provider.type]
+    first_token_s, tokens_per_s = SPEEDS[provider.type]
     if any(other.type == provider.type for other in before):
         first_token_s, tokens_per_s = first_token_s * SLOWER, tokens_per_s / SLOWER
     names = tuple(model.name for model in provider.models)
