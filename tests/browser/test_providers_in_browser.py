@@ -65,6 +65,23 @@ def test_a_preset_makes_the_chat_fail_over_and_its_end_brings_the_provider_back(
     assert generate(running)["provider"] == "groq_llama"
 
 
+def test_the_menu_of_drills_opens_where_there_is_room_for_it(running: Any, visit: Any) -> None:
+    visitor = visit(f"{running.url}/providers")
+    button = card(visitor, "groq_llama").get_by_role("button", name="Drill").first
+    button.wait_for()
+    # So that nothing fits below the button.
+    visitor.page.set_viewport_size({"width": 1400, "height": int(button.bounding_box()["y"]) + 120})
+    button.click()
+    visitor.page.get_by_role("combobox", name="What goes wrong").click()
+    visitor.page.get_by_role("option", name="Rate limited (429)").click()
+    visitor.page.get_by_role("spinbutton", name="Retry-After, s").fill("7")
+    visitor.picture("providers-drill-menu")
+    visitor.page.get_by_role("button", name="Start the drill").click()
+    card(visitor, "groq_llama").get_by_text("Rate limited (429), Retry-After 7 s").wait_for()
+    assert generate(running)["provider"] == "together_llama"
+    card(visitor, "groq_llama").get_by_text("Cooling down 0:0").wait_for()
+
+
 def test_test_now_asks_the_provider_once(running: Any, visit: Any) -> None:
     visitor = visit(f"{running.url}/providers")
     card(visitor, "together_llama").get_by_role("button", name="Test now").click()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fallback.drills import PRESETS
 from fallback.router import ModelRouter
@@ -15,8 +16,11 @@ from fallback.ui.text_safety import plain
 
 __all__ = [
     "BY",
+    "close_menu",
     "end_cooldown",
     "end_drill",
+    "hold_room",
+    "menu_key",
     "notify",
     "show_switch",
     "show_toolbar",
@@ -30,7 +34,9 @@ BY = "dashboard"
 NOTICES = "providers_notices"
 AWAITED = "providers_awaited"
 PRESET_MENU = "providers_presets"
+PRESET_HEIGHT_PX = 400
 ORDER_MENU = "providers_order"
+ORDER_ROW_PX = 56
 SETTLING_S = 1.0
 """How long a browser may take to show a switch that somebody else threw."""
 
@@ -51,6 +57,13 @@ def close_menu(menu: str) -> None:
     # A new key, because a refresh that is on its way still says that the old menu is open, and would open it again.
     count = f"{menu}_closed"
     st.session_state[count] = st.session_state.get(count, 0) + 1
+
+
+def hold_room(menu: DeltaGenerator, height_px: int) -> None:
+    """Let a menu that is shut be as high as what will stand in it."""
+    # The browser places a menu as it opens, before its content has come: an empty one fits under the last button of a
+    # screen, stays there, and its content would have to be scrolled in a strip.
+    menu.space(height_px)
 
 
 def notify(text: str) -> None:
@@ -137,6 +150,7 @@ def _show_presets(router: ModelRouter) -> None:
         on_change="rerun",
     )
     if not menu.open:
+        hold_room(menu, PRESET_HEIGHT_PX)
         return
     with menu:
         st.caption("Each lasts five minutes and ends all other drills. Requests of everybody are affected.")
@@ -173,6 +187,7 @@ def _show_order(router: ModelRouter, names: Sequence[str]) -> None:
         on_change="rerun",
     )
     if not menu.open:
+        hold_room(menu, ORDER_ROW_PX * (len(names) + 2))
         return
     of_file = [provider.name for provider in router.wiring.settings.providers]
     with menu:
