@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import streamlit as st
@@ -25,6 +24,7 @@ __all__ = [
     "show_switch",
     "show_toolbar",
     "start_trial",
+    "switch_key",
     "trials",
 ]
 
@@ -37,8 +37,6 @@ PRESET_MENU = "providers_presets"
 PRESET_HEIGHT_PX = 400
 ORDER_MENU = "providers_order"
 ORDER_ROW_PX = 56
-SETTLING_S = 1.0
-"""How long a browser may take to show a switch that somebody else threw."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -101,12 +99,20 @@ def end_drill(router: ModelRouter, name: str) -> None:
     router.switchboard.set_drill(name, None, by=BY)
 
 
+def switch_key(name: str) -> str:
+    """Return the key of the switch of provider `name`: another one each time somebody else has thrown it."""
+    return f"providers_on_{name}_{st.session_state.get(f'providers_on_{name}_thrown', 0)}"
+
+
 def show_switch(router: ModelRouter, card: Card) -> None:
     """Draw the switch of one provider as it stands now, whoever threw it."""
-    key = f"providers_on_{card.name}"
-    known = st.session_state.get(key)
-    if known is not None and known != card.status.enabled:
-        st.session_state[f"{key}_corrected"] = time.monotonic()
+    key = switch_key(card.name)
+    if st.session_state.get(key, card.status.enabled) != card.status.enabled:
+        # A new one, because a refresh that is on its way still says how the old one stood. Nobody threw that one here,
+        # and a click on the new one is meant, however soon it comes.
+        count = f"providers_on_{card.name}_thrown"
+        st.session_state[count] = st.session_state.get(count, 0) + 1
+        key = switch_key(card.name)
     st.session_state[key] = card.status.enabled
     st.toggle(
         "On",
@@ -118,11 +124,8 @@ def show_switch(router: ModelRouter, card: Card) -> None:
 
 
 def _switch(router: ModelRouter, name: str, key: str) -> None:
-    corrected = st.session_state.get(f"{key}_corrected")
-    if corrected is not None and time.monotonic() - corrected < SETTLING_S:
-        # This browser sent the switch as it was before somebody else threw it: nobody touched it here.
-        return
-    router.set_enabled(name, bool(st.session_state[key]), by=BY)
+    if key == switch_key(name):
+        router.set_enabled(name, bool(st.session_state[key]), by=BY)
 
 
 def show_toolbar(router: ModelRouter, shown: Overview) -> None:
