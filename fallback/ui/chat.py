@@ -258,7 +258,7 @@ def _show_welcome(statuses: Sequence[ProviderStatus], *, gone: bool) -> None:
             " ends or newer ones need the room."
         )
     st.space("medium")
-    st.header("What would you like to know?", anchor=False, text_alignment="center")
+    st.title("What would you like to know?", anchor=False, text_alignment="center")
     chain = " :gray[→] ".join(
         f"{_lamp(status)} {plain(status.name)}" for status in statuses if status.enabled
     )

@@ -129,8 +129,9 @@ def _switch(router: ModelRouter, name: str, key: str) -> None:
 
 
 def show_toolbar(router: ModelRouter, shown: Overview) -> None:
-    """Draw what concerns all providers: presets, the end of all drills, the order."""
+    """Draw the page's title, and what concerns all providers: presets, the end of all drills, the order."""
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="providers_toolbar"):
+        st.title("Providers", anchor=False, width="stretch")
         _show_presets(router)
         st.button(
             "End all drills",
