@@ -143,7 +143,8 @@ def _show_figures(health: ProviderHealth) -> None:
             )
             drawn = sparkline(health.sparkline)
             if drawn is not None:
-                st.image(drawn.svg, alt=drawn.alt, width=FIGURE_WIDTH)
+                # Not st.image, which puts a button of its own on every picture.
+                st.markdown(drawn.markdown)
 
 
 def _history(card: Card, trial: Trial | None) -> str:

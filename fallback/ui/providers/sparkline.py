@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Sparkline:
 
     svg: str
     alt: str
+
+    @property
+    def markdown(self) -> str:
+        """The drawing as a Markdown image that loads nothing."""
+        return f"![{self.alt}](data:image/svg+xml;base64,{b64encode(self.svg.encode()).decode()})"
 
 
 def sparkline(values: Sequence[float | None]) -> Sparkline | None:
