@@ -629,8 +629,9 @@ def test_a_sparkline_leaves_minutes_without_a_value_open() -> None:
     drawn = sparkline((None, 0.5, 1.0, None, 2.0))
     assert drawn is not None
     assert drawn.alt == "Median time minute by minute, 0.50 s to 2.0 s"
-    assert drawn.svg.count(" L") == 2  # one line of two minutes, and one minute by itself
-    assert drawn.svg.endswith('<circle cx="133.0" cy="3.0" r="2" fill="#5b6ee8"/></svg>')
+    assert drawn.svg.count(" L") == 1  # one line of two minutes, and one minute by itself
+    assert drawn.svg.count("<circle") == 1
+    assert '<circle cx="133.0" cy="3.0"' in drawn.svg
     assert sparkline((None, None)) is None
     assert sparkline((0.0,)) is not None
 

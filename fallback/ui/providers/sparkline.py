@@ -50,14 +50,18 @@ def sparkline(values: Sequence[float | None]) -> Sparkline | None:
             lines.append([])
         lines[-1].append(at(place, value))
         before = place
-    # A round end makes a dot of a minute that stands alone.
-    paths = "".join(f'<path d="M{" L".join(line if len(line) > 1 else line * 2)}"/>' for line in lines)
-    x, y = at(*known[-1]).split(",")
+    paths = "".join(f'<path d="M{" L".join(line)}"/>' for line in lines if len(line) > 1)
+    # A minute that stands alone is a dot, and so is the last one.
+    alone = [line[0] for line in lines if len(line) == 1 and line is not lines[-1]] + [lines[-1][-1]]
+    dots = "".join(
+        f'<circle cx="{x}" cy="{y}" r="2" fill="{INK}" stroke="none"/>'
+        for x, y in (spot.split(",") for spot in alone)
+    )
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" width="{WIDTH:g}" height="{HEIGHT:g}"'
         f' fill="none" stroke="{INK}" stroke-width="2" stroke-linecap="round" stroke-linejoin="round">'
         f'<path d="M{MARGIN:g},{HEIGHT - 1:g} H{WIDTH - MARGIN:g}" stroke="{GROUND}" stroke-width="1"/>'
-        f'{paths}<circle cx="{x}" cy="{y}" r="2" fill="{INK}"/></svg>'
+        f"{paths}{dots}</svg>"
     )
     lowest = min(value for _, value in known)
     return Sparkline(svg=svg, alt=f"Median time minute by minute, {duration(lowest)} to {duration(highest)}")
