@@ -194,6 +194,20 @@ def test_a_switch_sent_as_it_was_before_another_viewer_threw_it_changes_nothing(
     assert status_of(router, "groq_llama").state == "off"
 
 
+def test_a_refresh_moves_no_switch(start: Start) -> None:
+    # A browser that is told how a switch stands takes that for its own, over a click that is on its way.
+    router = start()
+    page = opened()
+    checked(switch(page, "groq_llama").set_value(False).run())
+    checked(page.run())
+    for shown_switch in page.toggle:
+        assert not shown_switch.proto.set_value
+    router.set_enabled("groq_llama", True, by="api")
+    checked(page.run())
+    assert switch(page, "groq_llama").value is True
+    assert not switch(page, "groq_llama").proto.set_value
+
+
 def test_a_switch_can_be_thrown_right_after_somebody_else_threw_it(start: Start) -> None:
     router = start()
     page = opened()

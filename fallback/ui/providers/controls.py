@@ -24,7 +24,6 @@ __all__ = [
     "show_switch",
     "show_toolbar",
     "start_trial",
-    "switch_key",
     "trials",
 ]
 
@@ -33,6 +32,7 @@ BY = "dashboard"
 
 NOTICES = "providers_notices"
 AWAITED = "providers_awaited"
+SWITCH = "providers_on"
 PRESET_MENU = "providers_presets"
 PRESET_HEIGHT_PX = 400
 ORDER_MENU = "providers_order"
@@ -99,33 +99,33 @@ def end_drill(router: ModelRouter, name: str) -> None:
     router.switchboard.set_drill(name, None, by=BY)
 
 
-def switch_key(name: str) -> str:
-    """Return the key of the switch of provider `name`: another one each time somebody else has thrown it."""
-    return f"providers_on_{name}_{st.session_state.get(f'providers_on_{name}_thrown', 0)}"
-
-
 def show_switch(router: ModelRouter, card: Card) -> None:
     """Draw the switch of one provider as it stands now, whoever threw it."""
-    key = switch_key(card.name)
-    if st.session_state.get(key, card.status.enabled) != card.status.enabled:
-        # A new one, because a refresh that is on its way still says how the old one stood. Nobody threw that one here,
-        # and a click on the new one is meant, however soon it comes.
-        count = f"providers_on_{card.name}_thrown"
-        st.session_state[count] = st.session_state.get(count, 0) + 1
-        key = switch_key(card.name)
-    st.session_state[key] = card.status.enabled
+    # Only a click ever moves a switch that is drawn: one that somebody else has thrown is a new one. Were the old one set
+    # anew, the browser would send that back like a click, and a refresh on its way would throw it once more.
+    name, on = card.name, card.status.enabled
+    number, began = st.session_state.get(f"{SWITCH}_{name}", (0, on))
+    if st.session_state.get(switch_key(name, number), began) != on:
+        number, began = number + 1, on
+    st.session_state[f"{SWITCH}_{name}"] = (number, began)
     st.toggle(
         "On",
-        key=key,
+        value=began,
+        key=switch_key(name, number),
         help="Switched off it gets no request from the next one on, in every process that shares this state.",
         on_change=_switch,
-        args=(router, card.name, key),
+        args=(router, name, number),
     )
 
 
-def _switch(router: ModelRouter, name: str, key: str) -> None:
-    if key == switch_key(name):
-        router.set_enabled(name, bool(st.session_state[key]), by=BY)
+def switch_key(name: str, number: int) -> str:
+    """Return the key of the switch that is drawn for provider `name` after others have thrown it `number` times."""
+    return f"{SWITCH}_{name}_{number}"
+
+
+def _switch(router: ModelRouter, name: str, number: int) -> None:
+    if st.session_state[f"{SWITCH}_{name}"][0] == number:
+        router.set_enabled(name, bool(st.session_state[switch_key(name, number)]), by=BY)
 
 
 def show_toolbar(router: ModelRouter, shown: Overview) -> None:
