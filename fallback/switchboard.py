@@ -8,7 +8,7 @@ is found out by one attempt, and a key that was put right must not be held again
 What a drill leads to stays where it happened and ends with the drill: the drill itself is shared, its effects are not.
 
     switch/NAME           {"enabled": false}
-    drill/NAME            a Drill
+    drill/NAME            a Drill; {"over": ..., "told_by": ...}: it has come to its end, and that program tells of it
     order                 {"names": [...]}
     breaker/NAME[/MODEL]  {"until": ..., "announced": ..., "reason": ..., "step": ...}
     reset/NAME            {"at": ...}: somebody ended its cooldown by hand, and what disabled it, known here or not
@@ -18,6 +18,7 @@ What may not live here: decisions about requests (core), anything about one kind
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ from fallback.drills import Drill, DrillBoard, DrillKind, drill_from_json, prese
 from fallback.providers.settings import ProviderSettings
 from fallback.state import Entry, StateStore, Value
 
-__all__ = ["Switchboard", "never_sooner"]
+__all__ = ["Switchboard", "settled"]
 
 SWEEP_S = 0.5
 """How often ended drills are looked for."""
@@ -58,8 +59,8 @@ class Switchboard:
         self._wall = wall
         self._lock = threading.RLock()
         self._version = 0
-        self._begun: dict[str, Drill] = {}
-        """The drills that this process began."""
+        self._token = secrets.token_hex(8)
+        """Names this switchboard among all that share the store."""
         self._closing = threading.Event()
         self._sweeper: threading.Thread | None = None
 
@@ -108,9 +109,6 @@ class Switchboard:
             before = self._board.active(name, self._wall())
             self._store.put(f"drill/{name}", None if drill is None else drill.to_json(), by=by)
             self._cast(name, drill)
-            self._begun.pop(name, None)
-            if drill is not None:
-                self._begun[name] = drill
         if drill is not None or before is not None:
             self._tell_drill(name, drill, before, by)
         return drill
@@ -172,17 +170,27 @@ class Switchboard:
                     self._store.put(key, None, by="router")
 
     def sweep(self) -> None:
-        """Take note of drills that have come to their end. The process that began one tells of it."""
-        for name, drill in self._board.sweep(self._wall()):
+        """Take note of drills that have come to their end. Of all programs that share the store one tells of it."""
+        over = self._board.sweep(self._wall())
+        for name, drill in over:
             with self._lock:
                 if self._board.active(name, self._wall()) is not None:
                     continue  # followed by another one meanwhile
                 self._roster.simulate(name, None)
-                ours = self._begun.pop(name, None) == drill
-                if ours:
-                    self._store.put(f"drill/{name}", None, by="drill")
-            if ours:
+                self._store.put(f"drill/{name}", self._claim(drill), by="drill")
+        if not over:
+            return
+        self._version += 1
+        self._store.flush()
+        for name, drill in over:
+            entry = self._store.entries().get(f"drill/{name}")
+            if entry is not None and entry.value == self._claim(drill):
+                self._store.put(f"drill/{name}", None, by="drill")
                 self._tell_drill(name, None, drill, "drill")
+
+    def _claim(self, drill: Drill) -> Mapping[str, Any]:
+        """Return what stands in place of `drill` once it is over, if it is this program that tells of it."""
+        return {"over": drill.to_json(), "told_by": self._token}
 
     def _tell(self, changes: Iterable[StateChange]) -> None:
         """Write `changes` that people made to the log."""
@@ -244,11 +252,18 @@ class Switchboard:
             enabled = self._providers[name].enabled if value is None else value.get("enabled") is not False
             self._roster.set_enabled(name, enabled, by="store")
         elif kind == "drill":
-            self._cast(name, _drill(value, self._wall()))
+            self._take_drill(name, _drill(value))
         elif kind == "reset" and value is not None:
             self._roster.end_cooldown(name, by="store")
         elif kind == "breaker":
             self._roster.adopt(name, model or None, self._restored(value), self._clock())
+
+    def _take_drill(self, name: str, drill: Drill | None) -> None:
+        if drill is None or not drill.ended(self._wall()):
+            self._cast(name, drill)
+        elif self._board.set(name, drill) != drill:
+            # It ended while no program ran: nothing is left of it but to tell that.
+            self._roster.simulate(name, None)
 
     def _stored(self, state: BreakerState) -> Mapping[str, Any]:
         return {
@@ -281,13 +296,20 @@ class Switchboard:
             self.sweep()
 
 
-def never_sooner(existing: Entry | None, value: Value) -> Value:
-    """Return what shall stand under a key: of two cooldowns the one that ends later. A `state.Merge`."""
-    if existing is None or existing.value is None or value is None or not existing.key.startswith("breaker/"):
+def settled(existing: Entry | None, value: Value) -> Value:
+    """Return what shall stand under a key, where it is put by several programs. A `state.Merge`.
+
+    Of two cooldowns the one that ends later; of those who would tell of the end of a drill the first one, and nobody
+    where another drill has begun meanwhile.
+    """
+    before = None if existing is None else existing.value
+    if value is not None and "over" in value:
+        return value if before == value["over"] else before
+    if before is None or value is None or existing is None or not existing.key.startswith("breaker/"):
         return value
-    ours, theirs = value.get("until"), existing.value.get("until")
+    ours, theirs = value.get("until"), before.get("until")
     both = isinstance(ours, (int, float)) and isinstance(theirs, (int, float))
-    return existing.value if both and theirs > ours else value  # type: ignore[operator]
+    return before if both and theirs > ours else value  # type: ignore[operator]
 
 
 def _breaker_key(provider: str, model: str | None) -> str:
@@ -302,11 +324,10 @@ def _rank(entry: Entry) -> int:
     return {"drill": 0, "reset": 1}.get(entry.key.partition("/")[0], 2)
 
 
-def _drill(value: Value, wall: float) -> Drill | None:
-    if value is None:
+def _drill(value: Value) -> Drill | None:
+    if value is None or "over" in value:
         return None
     try:
-        drill = Drill.from_json(value)
+        return Drill.from_json(value)
     except ValueError:
         return None  # written by a newer version
-    return None if drill.ended(wall) else drill

@@ -24,7 +24,7 @@ from fallback.providers.settings import ProviderSettings, ProviderType
 from fallback.providers.together import TogetherProvider
 from fallback.recent import RecentActivity
 from fallback.state import SQLiteStateStore, StateStore
-from fallback.switchboard import Switchboard, never_sooner
+from fallback.switchboard import Switchboard, settled
 from fallback.transport import AsyncTransport, Transport
 from fallback.usage_log import UsageLog
 
@@ -150,7 +150,7 @@ def assemble(
         providers=settings.providers,
         roster=roster,
         board=board,
-        store=store or SQLiteStateStore(settings.log.folder / "state.sqlite", merge=never_sooner, wall=wall),
+        store=store or SQLiteStateStore(settings.log.folder / "state.sqlite", merge=settled, wall=wall),
         record=tell,
         clock=clock,
         wall=wall,

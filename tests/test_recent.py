@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 
 from fallback.core.errors import FailureKind
 from fallback.core.models import Answer, AttemptReport, Choice, Failure, Role, Usage
-from fallback.recent import LastError, MinuteOutcomes, ProviderHealth, RecentActivity, RecentSnapshot
+from fallback.recent import (
+    LastError,
+    MinuteOutcomes,
+    ProviderHealth,
+    RecentActivity,
+    RecentSnapshot,
+    RequestFigures,
+)
 from fallback.recent.figures import nearest_rank
 from fallback.recent.tail import MOST_BYTES
 from fallback.usage_log import UsageLog, attempt_line, request_line, state_line
@@ -415,6 +422,26 @@ def test_a_cancelled_call_is_neither_success_nor_failure(scene: Scene) -> None:
     health = scene.read().provider("groq")
     assert (health.attempts, health.successes, health.failures) == (2, 1, 0)
     assert (health.success_rate, health.p95_s, health.last_error) == (1.0, 1.0, None)
+
+
+def request(**fields: object) -> bytes:
+    """Give one request line, as `line` gives an attempt."""
+    return line(kind="request", attempts=1, failovers=0, **{"source": "api"} | fields)
+
+
+def test_requests_are_counted_as_those_who_asked_saw_them(scene: Scene) -> None:
+    scene.write(
+        request(),
+        request(rescued=True),
+        request(rescued=True, drill=True),
+        request(outcome="error", error_type="timeout", rescued=True),
+        request(outcome="cancelled"),
+        request(source="test"),
+        request(ts=NOON - 900),
+    )
+    assert scene.read().requests == RequestFigures(answered=3, failed=1, rescued=2)
+    scene.clock.advance(900)
+    assert scene.read().requests == RequestFigures()
 
 
 def test_a_provider_the_log_does_not_name_has_empty_figures(scene: Scene) -> None:

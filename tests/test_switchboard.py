@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,9 @@ from fallback.core.roster import ProviderStatus
 from fallback.drills import AsyncDrillTransport, DrillTransport
 from fallback.providers.settings import ModelSettings, ProviderSettings
 from fallback.router import AsyncModelRouter, ModelRouter
-from fallback.state import MemoryStateStore, SQLiteStateStore, StateStore
-from fallback.switchboard import never_sooner
+from fallback.state import Entry, MemoryStateStore, SQLiteStateStore, StateStore
+from fallback.state.entry import JSON, Value
+from fallback.switchboard import settled
 from fallback.testing import AsyncScriptedTransport, FakeClock, Reply, Script, ScriptedTransport
 from fallback.wiring import Wiring, assemble
 
@@ -109,18 +111,18 @@ class Machine:
         self.folder = folder
         self.clock = FakeClock()
         self.file = folder / "state.sqlite"
-        self._memory = MemoryStateStore(merge=never_sooner, wall=self.clock.wall)
+        self._memory = MemoryStateStore(merge=settled, wall=self.clock.wall)
         self._programs: list[Program] = []
 
     def store(self) -> StateStore:
         if self.kind == "memory":
             return MemoryStateStore(
-                merge=never_sooner,
+                merge=settled,
                 wall=self.clock.wall,
                 shared_with=self._memory,
                 instance=str(len(self._programs)),
             )
-        return SQLiteStateStore(self.file, merge=never_sooner, wall=self.clock.wall, poll_s=0.02)
+        return SQLiteStateStore(self.file, merge=settled, wall=self.clock.wall, poll_s=0.02)
 
     def program(self, *providers: ProviderSettings) -> Program:
         lines: list[Mapping[str, Any]] = []
@@ -395,15 +397,67 @@ def test_a_drill_leaves_a_real_cooldown_and_a_retired_model_as_they_were(machine
     assert (program.status("a").state, program.status("a").reason) == ("cooling_down", before.reason)
 
 
-def test_the_end_of_a_drill_is_told_once_by_the_program_that_began_it(machine: Machine) -> None:
-    one, two = machine.program(), machine.program()
-    one.board.set_drill("a", {"kind": "overloaded", "for_s": 60}, by="test")
-    until(lambda: two.board.drills())
+def ends_told(*programs: Program) -> list[str]:
+    """Return which drills were told to have ended by themselves, by all the programs together."""
+    lines = [line for program in programs for line in program.lines]
+    return [line["provider"] for line in lines if line.get("to") == "no_drill" and line["by"] == "drill"]
+
+
+def test_the_end_of_a_drill_is_told_once_whoever_notices_it(machine: Machine) -> None:
+    programs = [machine.program() for _ in range(3)]
+    programs[0].board.set_drill("a", {"kind": "overloaded", "for_s": 60}, by="test")
+    until(lambda: all(program.board.drills() for program in programs))
     machine.clock.advance(61)
-    one.board.sweep()
-    two.board.sweep()
-    told = [line for program in (one, two) for line in program.lines if line.get("to") == "no_drill"]
-    assert len(told) == 1
+    sweeps = [threading.Thread(target=program.board.sweep) for program in programs]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join()
+    until(lambda: ends_told(*programs))
+    assert ends_told(*programs) == ["a"]
+    assert programs[0].asked() == [("a", "ok")]
+
+
+def test_the_end_of_a_drill_is_told_where_the_program_that_began_it_is_gone(machine: Machine) -> None:
+    first, second = machine.program(), machine.program()
+    first.board.set_drill("a", {"kind": "overloaded", "for_s": 60}, by="cli")
+    until(lambda: second.board.drills())
+    machine.end(first)
+    machine.clock.advance(61)
+    until(lambda: ends_told(second))
+    second.board.sweep()
+    assert ends_told(second) == ["a"]
+
+
+def test_the_end_of_a_drill_that_no_program_saw_is_told_by_the_next_one(machine: Machine) -> None:
+    first = machine.program()
+    first.board.set_drill("a", {"kind": "off", "for_s": 60}, by="cli")
+    machine.end(first)
+    machine.clock.advance(61)
+    second = machine.program()
+    assert second.status("a").state == "ready"
+    until(lambda: ends_told(second))
+    machine.end(second)
+    third = machine.program()
+    third.board.sweep()
+    assert (ends_told(second), ends_told(third)) == (["a"], [])
+
+
+def test_the_end_of_a_drill_does_not_end_the_one_that_followed_it_elsewhere() -> None:
+    over: dict[str, JSON] = {"kind": "cut", "until": 10.0}
+    next_one: dict[str, JSON] = {"kind": "html", "until": 90.0}
+    ours: dict[str, JSON] = {"over": over, "told_by": "us"}
+    theirs: dict[str, JSON] = {"over": over, "told_by": "them"}
+    assert settled(entry(over), ours) == ours
+    assert settled(entry(theirs), ours) == theirs
+    assert settled(entry(next_one), ours) == next_one
+    assert settled(entry(None), ours) is None
+    assert settled(None, ours) is None
+    assert settled(entry(theirs), next_one) == next_one
+
+
+def entry(value: Value) -> Entry:
+    return Entry(key="drill/a", value=value, by="test", at=0.0, revision=1, origin="test")
 
 
 def test_a_real_cooldown_outlives_the_end_of_a_drill_in_another_program(machine: Machine) -> None:
@@ -637,7 +691,7 @@ def test_the_drills_of_a_machine_without_a_store_still_end_by_themselves(disk: M
     program.asked()
     disk.clock.advance(31)
     until(lambda: program.status("a").state == "ready")
-    assert ("a", "no_drill", "drill") in program.changes()
+    until(lambda: ("a", "no_drill", "drill") in program.changes())
 
 
 def test_a_provider_that_the_file_switches_off_can_be_switched_on(machine: Machine) -> None:

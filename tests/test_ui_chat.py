@@ -87,7 +87,7 @@ def ask(page: AppTest, question: str) -> AppTest:
 def shown(page: AppTest | Block) -> str:
     """Return every text on the page, without the marks that plain() puts before punctuation."""
     found: list[str] = []
-    for kind in ("header", "markdown", "caption", "text", "code", "status", "expander"):
+    for kind in ("title", "markdown", "caption", "text", "code", "status", "expander"):
         found += [
             str(getattr(element, "label", "") or getattr(element, "value", "")) for element in page.get(kind)
         ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Toggle
 
 from fallback.config import load
 from fallback.core.errors import FailureKind, FallbackError
@@ -22,9 +23,11 @@ from fallback.recent import CallRecord, ChangeRecord, RecentActivity
 from fallback.router import ModelRouter, set_router
 from fallback.standin import Fault, StandInThread
 from fallback.ui.providers.charts import last_calls_chart, medians_chart
-from fallback.ui.providers.controls import SETTLING_S, trials
+from fallback.ui.providers.controls import trials
 from fallback.ui.providers.feed import feed
-from fallback.ui.providers.overview import answering, overview
+from fallback.ui.providers.overview import PASSING, answering, overview
+from fallback.ui.providers.page import FEED_SHOWN
+from fallback.ui.providers.sparkline import sparkline
 from fallback.ui.providers.states import ago, badge, clock, explanation, percent
 from fallback.wiring import assemble
 
@@ -101,6 +104,11 @@ def click(page: AppTest, key: str) -> AppTest:
     return checked(page.button(key=key).click().run())
 
 
+def switch(page: AppTest, name: str) -> Toggle:
+    (found,) = (toggle for toggle in page.toggle if str(toggle.key).startswith(f"providers_on_{name}_"))
+    return found
+
+
 def with_menu(page: AppTest, menu: str) -> AppTest:
     """Open a menu as a click on its button does."""
     closed = f"{menu}_closed"
@@ -129,12 +137,13 @@ def ask(router: ModelRouter, model: str = "auto") -> None:
 def test_the_page_says_who_answers_and_who_would_after_that(start: Start) -> None:
     start()
     page = opened()
+    assert [title.value for title in page.title] == ["Providers"]
     texts = [text.value.replace("\\", "").split("  \n") for text in page.markdown]
     mark = ":green[:material/check_circle:]"
     assert texts[:4] == [
         [":small[:gray[Answers now]]", f"**{mark} groq_llama**", ":small[:gray[small]]"],
         [":small[:gray[If that one fails]]", f"**{mark} together_llama**", ":small[:gray[large]]"],
-        [":small[:gray[Calls answered, 15 min]]", "**—**", ":small[:gray[no calls yet]]"],
+        [":small[:gray[Requests answered, 15 min]]", "**—**", ":small[:gray[no requests yet]]"],
         [":small[:gray[Ready]]", "**2 of 2**", ":small[:gray[no drill running]]"],
     ]
 
@@ -142,7 +151,7 @@ def test_the_page_says_who_answers_and_who_would_after_that(start: Start) -> Non
 def test_with_an_empty_log_every_part_says_so(start: Start) -> None:
     start()
     text = shown(opened())
-    assert "no calls yet" in text
+    assert "no requests yet" in text
     assert "No error on record." in text
     assert "Nothing yet." in text
 
@@ -156,11 +165,11 @@ def test_the_page_is_the_first_one_of_a_session(start: Start) -> None:
 def test_the_switch_turns_the_provider_off_and_on(start: Start) -> None:
     router = start()
     page = opened()
-    checked(page.toggle(key="providers_on_groq_llama").set_value(False).run())
+    checked(switch(page, "groq_llama").set_value(False).run())
     assert status_of(router, "groq_llama").state == "off"
     assert ":green[:material/check_circle:] together_llama" in shown(page)
     assert "gets no request until somebody switches it on" in shown(page)
-    checked(page.toggle(key="providers_on_groq_llama").set_value(True).run())
+    checked(switch(page, "groq_llama").set_value(True).run())
     assert status_of(router, "groq_llama").state == "ready"
 
 
@@ -169,19 +178,42 @@ def test_the_switch_follows_what_others_do(start: Start) -> None:
     page = opened()
     router.set_enabled("groq_llama", False, by="api")
     checked(page.run())
-    assert page.toggle(key="providers_on_groq_llama").value is False
+    assert switch(page, "groq_llama").value is False
     assert status_of(router, "groq_llama").state == "off"
 
 
 def test_a_switch_sent_as_it_was_before_another_viewer_threw_it_changes_nothing(start: Start) -> None:
     router = start()
     page = opened()
+    seen = page._tree
+    switch(page, "groq_llama").set_value(True)
     router.set_enabled("groq_llama", False, by="api")
     checked(page.run())
-    checked(page.toggle(key="providers_on_groq_llama").set_value(True).run())
+    checked(seen.run())  # a refresh that was on its way, with the switches as this browser knew them
+    assert switch(page, "groq_llama").value is False
     assert status_of(router, "groq_llama").state == "off"
-    page.session_state["providers_on_groq_llama_corrected"] -= SETTLING_S
-    checked(page.toggle(key="providers_on_groq_llama").set_value(True).run())
+
+
+def test_a_refresh_moves_no_switch(start: Start) -> None:
+    # A browser that is told how a switch stands takes that for its own, over a click that is on its way.
+    router = start()
+    page = opened()
+    checked(switch(page, "groq_llama").set_value(False).run())
+    checked(page.run())
+    for shown_switch in page.toggle:
+        assert not shown_switch.proto.set_value
+    router.set_enabled("groq_llama", True, by="api")
+    checked(page.run())
+    assert switch(page, "groq_llama").value is True
+    assert not switch(page, "groq_llama").proto.set_value
+
+
+def test_a_switch_can_be_thrown_right_after_somebody_else_threw_it(start: Start) -> None:
+    router = start()
+    page = opened()
+    router.set_enabled("groq_llama", False, by="api")
+    checked(page.run())
+    checked(switch(page, "groq_llama").set_value(True).run())
     assert status_of(router, "groq_llama").state == "ready"
 
 
@@ -415,7 +447,8 @@ def test_where_all_are_resting_the_one_that_recovers_soonest_answers() -> None:
 def test_where_nobody_may_be_asked_it_says_why() -> None:
     assert answering([state("a", "off"), state("b", "off")]).note == "every provider is switched off"
     assert answering([state("a", "off"), state("b", "disabled")]).name is None
-    assert answering([]).note == "there is no other provider"
+    assert answering([state("b", "off")], others=True).note == "every other provider is switched off"
+    assert answering([], others=True).note == "there is no other provider"
 
 
 @pytest.mark.parametrize(
@@ -481,7 +514,7 @@ def test_the_feed_says_what_when_why_and_by_whom() -> None:
     line = feed([change("cooling_down", reason="overloaded", length_s=30.0)], zone=zone, today=today)
     assert f"`{today:%H:%M:%S}`" in line
     assert line.replace("\\", "").endswith(
-        "**groq** is cooling down for 30 s: it is overloaded :gray[· by router]"
+        "**groq** is cooling down for 30 s: it is overloaded :gray[· by router]]"
     )
     earlier = feed([change("on")], zone=zone, today=today + timedelta(days=1))
     assert f"`{today:%d %b %H:%M}`" in earlier
@@ -563,6 +596,58 @@ def test_an_error_that_the_state_explains_is_not_explained_twice(
     ready = overview([state("groq_llama")], {}, snapshot, time.time()).cards[0]
     assert ready.error is not None
     assert ready.error.text == "It did not accept the API key. Check its key in .env, then restart."
+
+
+@pytest.mark.parametrize("kind", ["overloaded", "unauthorized"])
+def test_an_error_is_told_with_what_to_do_about_it_unless_a_drill_made_it_up(
+    tmp_path: Path, start: Start, standin: StandInThread, kind: str
+) -> None:
+    router = start()
+    standin.tenant("together_llama").play(Fault(kind="status", status=503))
+    ask(router, "together_llama")
+    router.switchboard.set_drill("groq_llama", {"kind": kind}, by="api")
+    ask(router, "groq_llama")
+    with RecentActivity(tmp_path / "logs") as recent:
+        recent.refresh()
+        snapshot = recent.snapshot()
+    statuses, drills = router.status(), router.switchboard.drills()
+    disabled = overview(statuses, drills, snapshot, time.time()).cards[0]
+    drilled, real = overview([state("groq_llama"), state("together_llama")], {}, snapshot, time.time()).cards
+    assert real.error is not None
+    assert real.error.text == f"It is overloaded. {PASSING}"
+    assert drilled.error is not None
+    assert drilled.error.text in {"It is overloaded.", "It did not accept the API key."}
+    assert ".env" not in disabled.explanation
+
+
+def test_requests_that_a_failover_saved_count_as_answered(start: Start, standin: StandInThread) -> None:
+    router = start()
+    ask(router)
+    standin.tenant("groq_llama").play(LIMITED)
+    ask(router)
+    page = opened()
+    assert "**100 %**  \n:small[:gray[2 of 2, 1 of them by a failover]]" in shown(page)
+
+
+def test_the_older_changes_are_shown_on_request(start: Start) -> None:
+    router = start()
+    for _ in range(FEED_SHOWN // 2):
+        router.set_enabled("groq_llama", False, by="api")
+        router.set_enabled("groq_llama", True, by="api")
+    router.set_enabled("together_llama", False, by="api")
+    (older,) = opened().expander
+    assert len(older.markdown[0].value.split("\n\n")) == 1
+
+
+def test_a_sparkline_leaves_minutes_without_a_value_open() -> None:
+    drawn = sparkline((None, 0.5, 1.0, None, 2.0))
+    assert drawn is not None
+    assert drawn.alt == "Median time minute by minute, 0.50 s to 2.0 s"
+    assert drawn.svg.count(" L") == 1  # one line of two minutes, and one minute by itself
+    assert drawn.svg.count("<circle") == 1
+    assert '<circle cx="133.0" cy="3.0"' in drawn.svg
+    assert sparkline((None, None)) is None
+    assert sparkline((0.0,)) is not None
 
 
 def test_what_is_left_of_a_rate_limit_is_told_until_its_reset(tmp_path: Path) -> None:

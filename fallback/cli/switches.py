@@ -16,7 +16,7 @@ from fallback.cli.terminal import Colour, Screen, UsageError
 from fallback.config.section import nearest
 from fallback.core.roster import ProviderStatus
 from fallback.core.standing import seconds
-from fallback.drills import PRESETS, Drill, drill_from_json
+from fallback.drills import LONGEST_S, PRESETS, Drill, drill_from_json
 from fallback.recent import ProviderHealth
 from fallback.switchboard import Switchboard
 from fallback.wiring import Wiring
@@ -106,7 +106,7 @@ def _drill(options: argparse.Namespace, wiring: Wiring) -> str:
         drill = drill_from_json(spec, now=wiring.context.wall(), by=BY)
         wiring.switchboard.set_drill(name, spec, by=BY)
     except ValueError as error:
-        raise UsageError(str(error).replace("for_s:", "--for:", 1)) from None
+        raise UsageError(str(error)) from None
     return f"{name} has a drill: {_drill_text(drill, wiring.context.wall())}."
 
 
@@ -116,7 +116,10 @@ def _length_s(given: str) -> float | None:
     found = _LENGTH.fullmatch(given)
     if found is None:
         raise UsageError(f"--for: expected a time such as 30s, 5m, 2h or forever, got {given[:60]!a}")
-    return float(found[1]) * _UNIT_S[found[2]]
+    length_s = float(found[1]) * _UNIT_S[found[2]]
+    if not 0 < length_s <= LONGEST_S:
+        raise UsageError(f"--for: expected a time above 0 and up to 7d, or forever, got {given[:60]!a}")
+    return length_s
 
 
 def _end_drills(options: argparse.Namespace, wiring: Wiring) -> Sequence[str]:

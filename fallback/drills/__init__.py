@@ -14,6 +14,7 @@ from fallback.drills.course import DrilledError, DrilledHead, drill_of
 from fallback.drills.drill import (
     DEFAULT_LENGTH_S,
     KINDS,
+    LONGEST_S,
     Drill,
     DrillKind,
     KindSpec,
@@ -26,6 +27,7 @@ from fallback.drills.transport import AsyncDrillTransport, DrillTransport
 __all__ = [
     "DEFAULT_LENGTH_S",
     "KINDS",
+    "LONGEST_S",
     "PRESETS",
     "AsyncDrillTransport",
     "Drill",

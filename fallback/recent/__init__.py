@@ -9,7 +9,7 @@ What may not live here: pandas and Streamlit, and figures of more than the last 
 """
 
 from fallback.recent.activity import RecentActivity, RecentSnapshot
-from fallback.recent.figures import MinuteOutcomes, ProviderHealth
+from fallback.recent.figures import MinuteOutcomes, ProviderHealth, RequestFigures
 from fallback.recent.records import CallRecord, ChangeRecord, LastError, RequestRecord
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "ProviderHealth",
     "RecentActivity",
     "RecentSnapshot",
+    "RequestFigures",
     "RequestRecord",
 ]

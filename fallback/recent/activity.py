@@ -19,7 +19,14 @@ from typing import Self, TypeVar
 
 import orjson
 
-from fallback.recent.figures import MINUTE_S, MinuteOutcomes, ProviderHealth, provider_health
+from fallback.recent.figures import (
+    MINUTE_S,
+    MinuteOutcomes,
+    ProviderHealth,
+    RequestFigures,
+    provider_health,
+    request_figures,
+)
 from fallback.recent.records import (
     CallRecord,
     ChangeRecord,
@@ -55,6 +62,8 @@ class RecentSnapshot:
 
     providers: tuple[ProviderHealth, ...]
     """Every provider that the log names, by name."""
+    requests: RequestFigures
+    """Of the window."""
     last_calls: tuple[CallRecord, ...]
     """The last 30, newest first, of whatever age; drills and probes included."""
     last_requests: tuple[RequestRecord, ...]
@@ -121,6 +130,7 @@ class RecentActivity:
         self._tail = LogTail(folder, monotonic=monotonic)
         self._read_at: float | None = None
         self._calls: deque[CallRecord] = deque()
+        self._requests: deque[RequestRecord] = deque(maxlen=most_calls)
         self._last_calls: deque[CallRecord] = deque(maxlen=_LAST_CALLS)
         self._last_requests: deque[RequestRecord] = deque(maxlen=_LAST_REQUESTS)
         self._changes: deque[ChangeRecord] = deque(maxlen=_LAST_CHANGES)
@@ -143,6 +153,7 @@ class RecentActivity:
             if new.gap:
                 # Figures of a stretch with a hole in it would lean to whatever lies on either side.
                 self._calls.clear()
+                self._requests.clear()
                 self._covered_from = math.inf
             for line in new.lines:
                 if line and not line.isspace():
@@ -192,6 +203,7 @@ class RecentActivity:
                 last_errors=self._last_errors,
                 last_successes=self._last_successes,
             ),
+            requests=request_figures(self._requests, minute=minute, minutes=self._minutes),
             last_calls=tuple(reversed(self._last_calls)),
             last_requests=tuple(reversed(self._last_requests)),
             changes=tuple(reversed(self._changes)),
@@ -217,11 +229,15 @@ class RecentActivity:
                 case "attempt":
                     self._take_call(fields, call_record(fields, ts))
                 case "request":
-                    self._last_requests.append(request_record(fields, ts))
+                    self._take_request(request_record(fields, ts))
                 case "state":
                     self._changes.append(change_record(fields, ts))
         except ValueError:
             self._damaged += 1
+
+    def _take_request(self, request: RequestRecord) -> None:
+        self._last_requests.append(request)
+        self._requests.append(request)
 
     def _take_call(self, fields: Mapping[str, object], call: CallRecord) -> None:
         self._last_calls.append(call)
@@ -238,6 +254,8 @@ class RecentActivity:
         start_ts = (self._minute() - self._minutes + 1) * MINUTE_S
         while self._calls and self._calls[0].ts < start_ts:
             self._calls.popleft()
+        while self._requests and self._requests[0].ts < start_ts:
+            self._requests.popleft()
 
 
 def _fields(line: bytes) -> dict[str, object] | Damaged:

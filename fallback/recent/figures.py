@@ -12,13 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fallback.recent.records import CallRecord, LastError
+from fallback.recent.records import CallRecord, LastError, RequestRecord
 
-__all__ = ["MINUTE_S", "MinuteOutcomes", "ProviderHealth", "nearest_rank", "provider_health"]
+__all__ = [
+    "MINUTE_S",
+    "MinuteOutcomes",
+    "ProviderHealth",
+    "RequestFigures",
+    "nearest_rank",
+    "provider_health",
+    "request_figures",
+]
 
 MINUTE_S = 60.0
 _OK = "ok"
 _CANCELLED = "cancelled"
+_TEST = "test"
+"""The `source` of a test call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,37 @@ class ProviderHealth:
     """Of whatever age, as far as the log was read; drills included."""
     last_success_ts: float | None
     """Unix seconds, likewise; drills left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFigures:
+    """How the requests of all callers fared in the window, test calls and cancelled ones left out."""
+
+    answered: int = 0
+    failed: int = 0
+    rescued: int = 0
+    """Of the answered ones: those that a failover saved."""
+
+
+def request_figures(requests: Iterable[RequestRecord], *, minute: int, minutes: int) -> RequestFigures:
+    """Return the figures of the `minutes` up to the running one, `minute` (Unix seconds // 60).
+
+    Those under a drill are counted: whoever asked did get an answer, or did not.
+    """
+    oldest = minute - minutes + 1
+    counted = [
+        request
+        for request in requests
+        if 0 <= request.ts // MINUTE_S - oldest <= minutes
+        and request.outcome != _CANCELLED
+        and request.source != _TEST
+    ]
+    answered = [request for request in counted if request.outcome == _OK]
+    return RequestFigures(
+        answered=len(answered),
+        failed=len(counted) - len(answered),
+        rescued=sum(request.rescued for request in answered),
+    )
 
 
 def provider_health(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -44,6 +44,13 @@ PROMPT = "chat_prompt"
 TYPED = "chat_typed"
 NOTICE_READ = "chat_notice_read"
 MODEL, SYSTEM, TEMPERATURE, MAX_TOKENS = "chat_model", "chat_system", "chat_temperature", "chat_max_tokens"
+
+_LAMPS: Mapping[str, tuple[str, str]] = {
+    "ready": ("green", "check_circle"),
+    "not_configured": ("gray", "key_off"),
+    "disabled": ("red", "block"),
+}
+"""Told apart by their shapes too. Any other state is one of waiting."""
 
 SUGGESTIONS: Sequence[tuple[str, str]] = (
     (":material/public:", "What is the capital of Japan?"),
@@ -258,7 +265,7 @@ def _show_welcome(statuses: Sequence[ProviderStatus], *, gone: bool) -> None:
             " ends or newer ones need the room."
         )
     st.space("medium")
-    st.header("What would you like to know?", anchor=False, text_alignment="center")
+    st.title("What would you like to know?", anchor=False, text_alignment="center")
     chain = " :gray[→] ".join(
         f"{_lamp(status)} {plain(status.name)}" for status in statuses if status.enabled
     )
@@ -278,8 +285,8 @@ def _show_welcome(statuses: Sequence[ProviderStatus], *, gone: bool) -> None:
 
 
 def _lamp(status: ProviderStatus) -> str:
-    color = {"ready": "green", "not_configured": "gray"}.get(status.state, "orange")
-    return f":{color}[●]"
+    color, icon = _LAMPS.get(status.state, ("orange", "timer"))
+    return f":{color}[:material/{icon}:]"
 
 
 def _show_notice(place: DeltaGenerator, router: ModelRouter, statuses: Sequence[ProviderStatus]) -> None:

@@ -13,6 +13,8 @@ from fallback.ui.text_safety import plain
 
 TITLE = "LLM Fallback"
 ICON = Path(__file__).with_name("icon.png")
+# Streamlit leaves a tenth of an ordinary screen empty above a page.
+STYLE = "<style>[data-testid=stMainBlockContainer] {padding-top: 4.5rem; padding-bottom: 3rem}</style>"
 PAGES_FOLDER = Path(__file__).resolve().parents[2] / "pages"
 
 
@@ -72,6 +74,7 @@ def show() -> None:
     layout = next(entry.layout for entry in ENTRIES if entry.title == chosen.title)
     st.set_page_config(page_title=f"{chosen.title} · {TITLE}", page_icon=ICON, layout=layout)
     st.logo(ICON, size="large")
+    st.html(STYLE)
     banner = get_router().wiring.settings.banner
     if banner:
         st.info(plain(banner), icon=":material/science:")

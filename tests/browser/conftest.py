@@ -230,7 +230,7 @@ def visit(browser: Browser, elsewhere: Elsewhere) -> Iterator[type[None]]:
     troubles = [trouble for visitor in visitors for trouble in visitor.troubles]
     for visitor in visitors:
         visitor.context.close()
-    assert troubles == [], "the browser's console holds errors"
+    assert troubles == [], "the browser's console holds errors or warnings"
     assert elsewhere.calls[before:] == [], "a page called another host"
 
 
@@ -239,5 +239,5 @@ _LOOKING_FOR_THE_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
 
 
 def _note(visitor: Visitor, kind: str, text: str, url: str) -> None:
-    if kind == "error" and not _LOOKING_FOR_THE_SERVER.search(url):
+    if kind in {"error", "warning"} and not _LOOKING_FOR_THE_SERVER.search(url):
         visitor.troubles.append(f"{text} {url}")

@@ -40,7 +40,6 @@ def test_a_switch_thrown_in_one_browser_shows_in_another_and_in_the_api(running:
     assert running.standin.tenant("groq_llama").counters.requests == before
     two.page.locator(".st-key-providers_feed").get_by_text("dashboard").first.wait_for()
     two.picture("providers-switched-off")
-    two.page.wait_for_timeout(1500)  # a click right after somebody else's change counts as a stale one
     card(two, "groq_llama").locator("[data-testid=stCheckbox] label").click()
     card(one, "groq_llama").get_by_text("Ready").wait_for()
     assert generate(running)["provider"] == "groq_llama"
@@ -63,6 +62,23 @@ def test_a_preset_makes_the_chat_fail_over_and_its_end_brings_the_provider_back(
     visitor.page.get_by_role("button", name="End all drills").click()
     card(visitor, "groq_llama").get_by_text("Ready").wait_for()
     assert generate(running)["provider"] == "groq_llama"
+
+
+def test_the_menu_of_drills_opens_where_there_is_room_for_it(running: Any, visit: Any) -> None:
+    visitor = visit(f"{running.url}/providers")
+    button = card(visitor, "groq_llama").get_by_role("button", name="Drill").first
+    button.wait_for()
+    # So that nothing fits below the button.
+    visitor.page.set_viewport_size({"width": 1400, "height": int(button.bounding_box()["y"]) + 120})
+    button.click()
+    visitor.page.get_by_role("combobox", name="What goes wrong").click()
+    visitor.page.get_by_role("option", name="Rate limited (429)").click()
+    visitor.page.get_by_role("spinbutton", name="Retry-After, s").fill("7")
+    visitor.picture("providers-drill-menu")
+    visitor.page.get_by_role("button", name="Start the drill").click()
+    card(visitor, "groq_llama").get_by_text("Rate limited (429), Retry-After 7 s").wait_for()
+    assert generate(running)["provider"] == "together_llama"
+    card(visitor, "groq_llama").get_by_text("Cooling down 0:0").wait_for()
 
 
 def test_test_now_asks_the_provider_once(running: Any, visit: Any) -> None:

@@ -12,6 +12,7 @@ from fallback.router import ModelRouter
 from fallback.ui.providers.controls import end_cooldown, end_drill, show_switch, start_trial, trials
 from fallback.ui.providers.drill_menu import show_drill_menu
 from fallback.ui.providers.overview import Answering, Card, Overview
+from fallback.ui.providers.sparkline import sparkline
 from fallback.ui.providers.states import percent
 from fallback.ui.providers.trials import Trial
 from fallback.ui.text_safety import plain
@@ -19,20 +20,23 @@ from fallback.ui.wording import duration
 
 __all__ = ["show_cards", "show_summary"]
 
-SPARKLINE_WIDTH = 136
+FIGURE_WIDTH = 136
 SHOWN_TRIAL_S = 60.0
 """How long the result of a test call stays on its card."""
 
 
 def show_summary(shown: Overview) -> None:
     """Draw who answers now, who would if that one failed, and how it went of late."""
-    share = percent(shown.answered / shown.calls) if shown.calls else "—"
+    requests = shown.requests
+    asked = requests.answered + requests.failed
+    share = percent(requests.answered / asked) if asked else "—"
     drills = "no drill running" if not shown.drills else _count(shown.drills, "drill") + " running"
     with st.grid(4, min_column_width=150, gap="small", border=True):
         _show_fact("Answers now", _answering(shown.now), plain(shown.now.note))
         _show_fact("If that one fails", _answering(shown.then), plain(shown.then.note))
-        told = f"{shown.answered:,} of {shown.calls:,}" if shown.calls else "no calls yet"
-        _show_fact("Calls answered, 15 min", share, told)
+        told = f"{requests.answered:,} of {asked:,}" if asked else "no requests yet"
+        rescued = f", {requests.rescued:,} of them by a failover" if requests.rescued else ""
+        _show_fact("Requests answered, 15 min", share, told + rescued)
         _show_fact("Ready", f"{shown.ready} of {len(shown.cards)}", drills)
 
 
@@ -61,7 +65,7 @@ def _show_card(router: ModelRouter, card: Card) -> None:
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"
     ):
-        st.markdown(f"##### :gray[{card.place}] {plain(card.name)}", anchors=False, width="stretch")
+        st.markdown(f"## :gray[{card.place}] {plain(card.name)}", anchors=False, width="stretch")
         show_switch(router, card)
     st.markdown(_standing(card))
     if card.can_end_cooldown or card.drill is not None:
@@ -130,15 +134,17 @@ def _show_figures(health: ProviderHealth) -> None:
     with st.container(horizontal=True, wrap=False, gap="small"):
         lines = [f":gray[{label}] **{value}**" for label, value in facts]
         st.markdown(_small_lines(lines), width="stretch")
-        st.metric(
-            "Median time",
-            _time(health.p50_s),
-            width=SPARKLINE_WIDTH,
-            help="Half of the answers took no longer than this. The line is the median of each minute that has one. "
-            "All figures are of the last 15 minutes, without cancelled calls and injected faults.",
-            chart_data=[value for value in health.sparkline if value is not None] or None,
-            chart_type="line",
-        )
+        with st.container(width=FIGURE_WIDTH, gap="xxsmall"):
+            st.metric(
+                "Median time",
+                _time(health.p50_s),
+                help="Half of the answers took no longer than this. The line is the median of each of the last "
+                "15 minutes. All figures are of that time, without cancelled calls and injected faults.",
+            )
+            drawn = sparkline(health.sparkline)
+            if drawn is not None:
+                # Not st.image, which puts a button of its own on every picture.
+                st.markdown(drawn.markdown)
 
 
 def _history(card: Card, trial: Trial | None) -> str:

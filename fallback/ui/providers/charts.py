@@ -27,6 +27,8 @@ LEGEND_ROW = 26
 _SHARE = 0.72
 """How much of its row the longest bar takes."""
 _LEAST = 0.06
+FOOT = 0.1
+"""Where the bars of a row begin."""
 _STEPS_S = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
 _INK = "#4b5263"
@@ -167,8 +169,8 @@ def _call_row(call: CallRecord, names: Sequence[str], position: int, limit_s: fl
     words = f"it {told.what}" if told else "it answered" if call.outcome == "ok" else call.outcome
     return {
         "position": position,
-        "low": row + 0.1,
-        "high": row + 0.1 + height,
+        "low": row + FOOT,
+        "high": row + FOOT + height,
         "outcome": _outcome(call),
         "told": f"{words}{' (drill)' if call.drill else ''}{' (probe)' if call.probe else ''}",
         "provider": call.provider,
@@ -190,10 +192,12 @@ def _rows_axis(names: Sequence[str]) -> alt.Axis:
     # A JSON list of strings is one of Vega's expression language as well.
     labels = json.dumps(list(reversed(names)))
     return alt.Axis(
-        values=[row + 0.4 for row in range(len(names))],
+        values=[row + FOOT for row in range(len(names))],
         labelExpr=f"{labels}[floor(datum.value)]",
         labelLimit=130,
-        grid=False,
+        labelBaseline="bottom",
+        # The ground that the bars of a row stand on.
+        grid=True,
         ticks=False,
         domain=False,
     )

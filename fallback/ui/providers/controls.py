@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fallback.drills import PRESETS
 from fallback.router import ModelRouter
@@ -15,8 +15,11 @@ from fallback.ui.text_safety import plain
 
 __all__ = [
     "BY",
+    "close_menu",
     "end_cooldown",
     "end_drill",
+    "hold_room",
+    "menu_key",
     "notify",
     "show_switch",
     "show_toolbar",
@@ -29,10 +32,11 @@ BY = "dashboard"
 
 NOTICES = "providers_notices"
 AWAITED = "providers_awaited"
+SWITCH = "providers_on"
 PRESET_MENU = "providers_presets"
+PRESET_HEIGHT_PX = 400
 ORDER_MENU = "providers_order"
-SETTLING_S = 1.0
-"""How long a browser may take to show a switch that somebody else threw."""
+ORDER_ROW_PX = 56
 
 
 @st.cache_resource(show_spinner=False)
@@ -51,6 +55,13 @@ def close_menu(menu: str) -> None:
     # A new key, because a refresh that is on its way still says that the old menu is open, and would open it again.
     count = f"{menu}_closed"
     st.session_state[count] = st.session_state.get(count, 0) + 1
+
+
+def hold_room(menu: DeltaGenerator, height_px: int) -> None:
+    """Let a menu that is shut be as high as what will stand in it."""
+    # The browser places a menu as it opens, before its content has come: an empty one fits under the last button of a
+    # screen, stays there, and its content would have to be scrolled in a strip.
+    menu.space(height_px)
 
 
 def notify(text: str) -> None:
@@ -90,31 +101,37 @@ def end_drill(router: ModelRouter, name: str) -> None:
 
 def show_switch(router: ModelRouter, card: Card) -> None:
     """Draw the switch of one provider as it stands now, whoever threw it."""
-    key = f"providers_on_{card.name}"
-    known = st.session_state.get(key)
-    if known is not None and known != card.status.enabled:
-        st.session_state[f"{key}_corrected"] = time.monotonic()
-    st.session_state[key] = card.status.enabled
+    # Only a click ever moves a switch that is drawn: one that somebody else has thrown is a new one. Were the old one set
+    # anew, the browser would send that back like a click, and a refresh on its way would throw it once more.
+    name, on = card.name, card.status.enabled
+    number, began = st.session_state.get(f"{SWITCH}_{name}", (0, on))
+    if st.session_state.get(switch_key(name, number), began) != on:
+        number, began = number + 1, on
+    st.session_state[f"{SWITCH}_{name}"] = (number, began)
     st.toggle(
         "On",
-        key=key,
+        value=began,
+        key=switch_key(name, number),
         help="Switched off it gets no request from the next one on, in every process that shares this state.",
         on_change=_switch,
-        args=(router, card.name, key),
+        args=(router, name, number),
     )
 
 
-def _switch(router: ModelRouter, name: str, key: str) -> None:
-    corrected = st.session_state.get(f"{key}_corrected")
-    if corrected is not None and time.monotonic() - corrected < SETTLING_S:
-        # This browser sent the switch as it was before somebody else threw it: nobody touched it here.
-        return
-    router.set_enabled(name, bool(st.session_state[key]), by=BY)
+def switch_key(name: str, number: int) -> str:
+    """Return the key of the switch that is drawn for provider `name` after others have thrown it `number` times."""
+    return f"{SWITCH}_{name}_{number}"
+
+
+def _switch(router: ModelRouter, name: str, number: int) -> None:
+    if st.session_state[f"{SWITCH}_{name}"][0] == number:
+        router.set_enabled(name, bool(st.session_state[switch_key(name, number)]), by=BY)
 
 
 def show_toolbar(router: ModelRouter, shown: Overview) -> None:
-    """Draw what concerns all providers: presets, the end of all drills, the order."""
+    """Draw the page's title, and what concerns all providers: presets, the end of all drills, the order."""
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="providers_toolbar"):
+        st.title("Providers", anchor=False, width="stretch")
         _show_presets(router)
         st.button(
             "End all drills",
@@ -137,6 +154,7 @@ def _show_presets(router: ModelRouter) -> None:
         on_change="rerun",
     )
     if not menu.open:
+        hold_room(menu, PRESET_HEIGHT_PX)
         return
     with menu:
         st.caption("Each lasts five minutes and ends all other drills. Requests of everybody are affected.")
@@ -173,6 +191,7 @@ def _show_order(router: ModelRouter, names: Sequence[str]) -> None:
         on_change="rerun",
     )
     if not menu.open:
+        hold_room(menu, ORDER_ROW_PX * (len(names) + 2))
         return
     of_file = [provider.name for provider in router.wiring.settings.providers]
     with menu:

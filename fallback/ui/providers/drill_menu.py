@@ -9,7 +9,7 @@ import streamlit as st
 
 from fallback.drills import DEFAULT_LENGTH_S, KINDS, DrillKind, KindSpec
 from fallback.router import ModelRouter
-from fallback.ui.providers.controls import BY, close_menu, menu_key, notify
+from fallback.ui.providers.controls import BY, close_menu, hold_room, menu_key, notify
 from fallback.ui.text_safety import plain
 
 __all__ = ["show_drill_menu"]
@@ -24,6 +24,8 @@ _LENGTHS: Final = MappingProxyType(
     }
 )
 _FIRST_KIND: Final = DrillKind.OVERLOADED
+HEIGHT_PX = 380
+"""With the field that most kinds have for how strong the fault is."""
 
 
 def show_drill_menu(router: ModelRouter, name: str, *, running: bool) -> None:
@@ -36,6 +38,7 @@ def show_drill_menu(router: ModelRouter, name: str, *, running: bool) -> None:
         on_change="rerun",
     )
     if not menu.open:
+        hold_room(menu, HEIGHT_PX)
         return
     with menu:
         st.markdown(f"**Let {plain(name)} fail on purpose**")

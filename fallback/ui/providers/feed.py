@@ -33,7 +33,7 @@ _WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "ready": "is ready",
         "cooling_down": "is cooling down",
         "disabled": "is disabled",
-        "retired": "lost a model",
+        "retired": "is retired",
         "not_configured": "cannot be used",
         "on": "was switched on",
         "off": "was switched off",
@@ -47,7 +47,7 @@ _SAYS_IT_ALREADY: Final = frozenset({"on", "off"})
 
 def feed(changes: Sequence[ChangeRecord], *, zone: tzinfo, today: datetime) -> str:
     """Return the changes as Markdown, one a line, in the order given; times are those of `zone`."""
-    return "\n\n".join(_line(change, zone, today) for change in changes)
+    return "\n\n".join(f":small[{_line(change, zone, today)}]" for change in changes)
 
 
 def _line(change: ChangeRecord, zone: tzinfo, today: datetime) -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from fallback.core.roster import ProviderStatus
 from fallback.drills import Drill
-from fallback.recent import ProviderHealth, RecentSnapshot
+from fallback.recent import ProviderHealth, RecentSnapshot, RequestFigures
 from fallback.ui.providers.states import StateBadge, account_of, ago, badge, clock, explanation, may_be_asked
 
 __all__ = ["Answering", "Card", "ErrorNote", "Overview", "RunningDrill", "answering", "overview"]
+
+
+PASSING = "That passes by itself; if it happens often, ask it later in the order."
+"""The advice for a failure that nobody can do anything about at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +77,7 @@ class Overview:
     now: Answering
     then: Answering
     """Who would answer if the first one failed."""
-    calls: int
-    """Of all providers in the window, without cancelled ones and drills."""
-    answered: int
+    requests: RequestFigures
     ready: int
     drills: int
     cards: tuple[Card, ...]
@@ -92,17 +94,19 @@ def overview(
     )
     return Overview(
         now=now,
-        then=answering([status for status in statuses if status.name != now.name]),
-        calls=sum(card.health.successes + card.health.failures for card in cards),
-        answered=sum(card.health.successes for card in cards),
+        then=answering([status for status in statuses if status.name != now.name], others=True),
+        requests=snapshot.requests,
         ready=sum(status.state == "ready" for status in statuses),
         drills=sum(card.drill is not None for card in cards),
         cards=cards,
     )
 
 
-def answering(statuses: Sequence[ProviderStatus]) -> Answering:
-    """Return who would be asked first: the first that may be, else the one whose cooldown ends soonest."""
+def answering(statuses: Sequence[ProviderStatus], *, others: bool = False) -> Answering:
+    """Return who would be asked first: the first that may be, else the one whose cooldown ends soonest.
+
+    `others`: there is another one, which is not among them.
+    """
     first = next((status for status in statuses if may_be_asked(status)), None)
     if first is not None:
         note = first.model if first.state == "ready" else f"{first.model}, to see whether it is back"
@@ -117,9 +121,7 @@ def answering(statuses: Sequence[ProviderStatus]) -> Answering:
         return Answering(name=None, note="there is no other provider", ready=False)
     states = {status.state for status in statuses}
     why = "switched off" if states == {"off"} else "off, disabled or not configured"
-    return Answering(
-        name=None, note=f"every {'other ' if len(statuses) == 1 else ''}provider is {why}", ready=False
-    )
+    return Answering(name=None, note=f"every {'other ' if others else ''}provider is {why}", ready=False)
 
 
 def _card(
@@ -129,7 +131,7 @@ def _card(
         place=place,
         status=status,
         badge=badge(status),
-        explanation=explanation(status),
+        explanation=explanation(status, drilled=drill is not None),
         drill=None if drill is None else RunningDrill(text=drill.text, left=_left(drill, wall)),
         health=health,
         error=_error(status, health, wall),
@@ -148,7 +150,9 @@ def _error(status: ProviderStatus, health: ProviderHealth, wall: float) -> Error
     if error is None:
         return None
     told = account_of(error.kind)
-    text = f"It {told.what}. {told.advice}".strip() if told else f"It failed: {error.kind}."
+    text = f"It {told.what}." if told else f"It failed: {error.kind}."
+    if told and not error.drill:
+        text = f"{text} {told.advice or PASSING}"
     # A provider that rests or is disabled for this very failure is explained at the top of its card.
     explained = status.state in {"cooling_down", "disabled"} and status.reason == error.kind
     code = f"HTTP {error.status}" if error.status is not None else ""

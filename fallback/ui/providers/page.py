@@ -20,14 +20,20 @@ __all__ = ["show_providers"]
 
 CARDS_EVERY_S = 2.0
 CHARTS_EVERY_S = 10.0
-LOOK_EVERY_S = 0.9
-"""How often a browser asks whether somebody changed something: nearly free, so that changes show within a second."""
+LOOK_EVERY_S = 0.75
+"""How often a browser asks whether somebody changed something: nearly free, so that changes show within a second.
+
+The rest of the second is for the drawing."""
 SEEN = "providers_seen_version"
-FEED_HEIGHT = 560
+STYLE = "<style>.stMain h2 {padding: 0.25rem 0}</style>"
+"""Streamlit leaves more room around such a heading than a card has."""
+FEED_SHOWN = 12
+"""How many changes are shown at once; the older ones on request."""
 
 
 def show_providers(router: ModelRouter) -> None:
     """Draw the page; its two parts are drawn anew by themselves."""
+    st.html(STYLE)
     top = st.container()
     charts, events = st.columns([3, 2], gap="medium")
     with top:
@@ -56,8 +62,8 @@ def _show_live(router: ModelRouter, events: DeltaGenerator) -> None:
     if warning:
         st.warning(plain(warning), icon=":material/warning:")
     shown = overview(router.status(), switchboard.drills(), snapshot, router.context.wall())
-    show_summary(shown)
     show_toolbar(router, shown)
+    show_summary(shown)
     show_cards(router, shown)
     show_notices()
     with events:
@@ -71,14 +77,14 @@ def _show_charts(router: ModelRouter) -> None:
     snapshot = recent.snapshot()
     names = [status.name for status in router.status()]
     dark = st.context.theme.type == "dark"
-    st.markdown("##### Last calls", anchors=False)
+    st.markdown("## Last calls", anchors=False)
     calls = last_calls_chart(names, snapshot.last_calls, dark=dark)
     if calls is None:
         st.caption("No calls yet. Ask something on the Chat page, or press Test now.")
     else:
         st.caption(calls.note)
         st.vega_lite_chart(calls.frame, calls.spec, alt=calls.alt, key="providers_last_calls")
-    st.markdown("##### Median time to answer, last 15 minutes", anchors=False)
+    st.markdown("## Median time to answer, last 15 minutes", anchors=False)
     medians = medians_chart(names, snapshot, dark=dark)
     if medians is None:
         st.caption("No answers in the last 15 minutes.")
@@ -89,13 +95,18 @@ def _show_charts(router: ModelRouter) -> None:
 
 
 def _show_feed(snapshot: RecentSnapshot) -> None:
-    st.markdown("##### What changed", anchors=False)
+    st.markdown("## What changed", anchors=False)
     if not snapshot.changes:
         st.caption("Nothing yet. Cooldowns, switches, drills and changes of the order will be listed here.")
         return
     zone = _zone()
-    with st.container(height=FEED_HEIGHT, border=True, key="providers_feed"):
-        st.markdown(feed(snapshot.changes, zone=zone, today=datetime.now(zone)), anchors=False)
+    newest, older = snapshot.changes[:FEED_SHOWN], snapshot.changes[FEED_SHOWN:]
+    with st.container(border=True, key="providers_feed"):
+        st.markdown(feed(newest, zone=zone, today=datetime.now(zone)), anchors=False)
+        if older:
+            # Not a box that scrolls: it would catch a thumb on a phone, and no key but the mouse's wheel moves it.
+            with st.expander("Older changes", key="providers_feed_older"):
+                st.markdown(feed(older, zone=zone, today=datetime.now(zone)), anchors=False)
 
 
 def _zone() -> tzinfo:

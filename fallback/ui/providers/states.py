@@ -66,8 +66,11 @@ def badge(status: ProviderStatus) -> StateBadge:
             return StateBadge(label=label, icon=":material/block:", color="red")
 
 
-def explanation(status: ProviderStatus) -> str:
-    """Return what the state means and what a person can do about it; "" where there is nothing to say."""
+def explanation(status: ProviderStatus, *, drilled: bool = False) -> str:
+    """Return what the state means and what a person can do about it; "" where there is nothing to say.
+
+    `drilled`: a drill has led to it, so that there is nothing to mend.
+    """
     told = account_of(status.reason)
     match status.state:
         case "ready":
@@ -90,6 +93,8 @@ def explanation(status: ProviderStatus) -> str:
             again = (
                 f" One request looks again in {clock(status.until_s)}." if status.until_s is not None else ""
             )
+            if drilled and told:
+                return f"It {told.what}, as its drill wants it."
             what = f"It {told.what}." if told else f"{status.text[:1].upper()}{status.text[1:]}."
             advice = f" {told.advice}" if told and told.advice else ""
             return f"{what}{advice}{again}"
