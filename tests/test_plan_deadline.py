@@ -28,8 +28,8 @@ def test_the_limits_of_every_attempt_are_cut_to_what_is_left() -> None:
     course = Course(roster("a", "b", "c"), deadline_s=12.5)
     course.run(lambda _: SLOW, takes_s=5.0)
     limits = [(s.timeouts.connect_s, s.timeouts.first_token_s, s.timeouts.idle_s) for s in course.tries]
-    # As long as somebody else could answer, one that is silent gets half of what is left.
-    assert limits == [(3.0, 6.25, 10.0), (3.0, 3.75, 7.5), (2.5, 2.5, 2.5)]
+    # As long as somebody else could answer, one that is silent gets half of what is left, whenever it falls silent.
+    assert limits == [(3.0, 6.25, 6.25), (3.0, 3.75, 3.75), (2.5, 2.5, 2.5)]
     assert [step.timeouts.total_s for step in course.tries] == [12.5, 7.5, 2.5]
     assert {step.timeouts.patience_s for step in course.tries} == {10.0}
 

@@ -350,6 +350,15 @@ def test_the_embedded_model_is_asked_even_after_a_panic_choice_failed(stage: Sta
     assert answer.degraded
 
 
+def test_silence_in_the_middle_leaves_half_of_the_time_to_whoever_can_go_on(stage: Stage) -> None:
+    scene = stage(Reply.text("Good", finish=None, done=False).then(1e9))
+    scene.script.add("b", Reply.text("day"))
+    events = scene.asking.stream(deadline_s=8.0)
+    assert text_of(events) == "Good day"
+    assert scene.clock() == pytest.approx(1004.0)
+    assert scene.state("a") == "ready", "the deadline cut it short, and not its own limit"
+
+
 def test_every_attempt_request_and_change_is_in_the_log(stage: Stage) -> None:
     scene = stage(Reply.error_body(500))
     scene.script.add("b", Reply.text("Hello"))

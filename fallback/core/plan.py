@@ -258,7 +258,7 @@ class Plan:
         return Timeouts(
             connect_s=min(policy.connect_timeout_s, share_s),
             first_token_s=min(patience_s, share_s),
-            idle_s=min(policy.idle_timeout_s, left_s),
+            idle_s=min(policy.idle_timeout_s, share_s),
             total_s=left_s,
             patience_s=patience_s,
         )

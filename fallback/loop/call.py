@@ -150,8 +150,10 @@ class Call:
 
     def _cut_short(self, broken: TransportError) -> bool:
         """Return whether the limit that ended it was cut to leave time for others."""
-        if self._refused or self.first_piece is not None:
+        if self._refused:
             return False
+        if self.first_piece is not None:
+            return self._limits.idle_s < self._context.roster.policy.idle_timeout_s
         if broken.phase is Phase.CONNECT:
             return self._limits.connect_s < self._context.roster.policy.connect_timeout_s
         return self._limits.first_token_s < self._limits.patience_s
