@@ -34,7 +34,7 @@ def test_lengths_that_nobody_announced_climb_to_thirty_seconds_and_stay() -> Non
     for _ in range(6):
         lengths.append(unannounced(breaker, now))
         now += 100
-    assert lengths == [10, 20, 30, 30, 30, 30]
+    assert lengths == [10, 20, 20, 30, 30, 30]
 
 
 def test_a_success_brings_the_lengths_back_to_ten_seconds() -> None:

@@ -173,10 +173,10 @@ def test_an_answer_of_a_drill_teaches_nothing() -> None:
 
 def test_failures_in_a_row_cool_down_for_longer_and_a_success_ends_that() -> None:
     whom, now, lengths = roster(), 0.0, []
-    for _ in range(4):
+    for _ in range(5):
         lengths.append(fail(whom, admit(whom, now=now), FailureKind.OVERLOADED, now).cooldown_s)
         now += 100.0
-    assert lengths == [10, 20, 30, 30]
+    assert lengths == [10, 20, 20, 30, 30]
     succeed(whom, admit(whom, now=now), now)
     assert fail(whom, admit(whom, now=now), FailureKind.OVERLOADED, now).cooldown_s == 10
 

@@ -19,8 +19,10 @@ from enum import StrEnum
 
 __all__ = ["LADDER_S", "Admission", "Breaker", "BreakerState", "Phase", "Transition"]
 
-LADDER_S = (10.0, 20.0, 30.0)
-"""Length of a cooldown that nobody announced: the first, the second, and every further one in a row. Seconds."""
+LADDER_S = (10.0, 20.0, 20.0, 30.0)
+"""Length of a cooldown that nobody announced: the first ones, and every further one in a row. Seconds.
+
+The second 20 is for outages of a minute, the most common: the probe after it finds the provider back."""
 
 MAX_COOLDOWN_S = 86_400.0
 

@@ -49,7 +49,7 @@ class RoutingPolicy:
     on_stream_break: Literal["continue", "error"] = "continue"
     """Whether the next candidate goes on with an answer whose stream broke, or the caller gets an error."""
     cooldown_s: float | None = None
-    """The base of a cooldown whose length nobody announced; None: 10, then 20, then 30 s."""
+    """The base of a cooldown whose length nobody announced; None: 10, twice 20, then 30 s."""
     strikes: int = 3
     """Failures in a row without a cooldown of their own (an empty answer, say) that bring one."""
     quota_recheck_s: float = 900.0
@@ -92,7 +92,7 @@ class Cooldown:
 
     scope: Scope
     length_s: float | None
-    """None: nobody said how long; the breaker takes its next step (10, 20, 30 s)."""
+    """None: nobody said how long; the breaker takes its next step (10, 20, 20, 30 s)."""
     announced: bool
     """True where the provider named the end: the first request after it may go straight there."""
 
