@@ -329,10 +329,8 @@ def test_no_end_is_told_of_an_answer_that_comes_to_none(stage: Stage) -> None:
 def test_the_last_words_do_not_wait_for_the_end_that_came_with_them(stage: Stage) -> None:
     last = b'data: {"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}\n\n'
     scene = stage(Reply.text("Hel", finish=None, done=False).then(last, 0.5, b"data: [DONE]\n\n"))
-    told: list[tuple[str, float]] = []
-    for event in ModelRouter(scene.wiring, transport=ScriptedTransport(scene.script)).stream("Hi"):
-        if isinstance(event, Delta):
-            told.append((event.text, scene.clock()))
+    events = ModelRouter(scene.wiring, transport=ScriptedTransport(scene.script)).stream("Hi")
+    told = [(event.text, scene.clock()) for event in events if isinstance(event, Delta)]
     assert told == [("Hel", 1000.0), ("lo", 1000.0), ("", 1000.5)]
 
 
