@@ -7,13 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fallback.core.breaker import MAX_COOLDOWN_S, Admission, Breaker, Phase
+from fallback.core.breaker import MAX_COOLDOWN_S, Admission, Breaker, Phase, Transition
 
 
 def cool(
     breaker: Breaker, length_s: float, now: float, *, announced: bool = True, reason: str = "rate_limited"
-) -> None:
-    breaker.cool_down(breaker.generation, length_s=length_s, announced=announced, reason=reason, now=now)
+) -> Transition | None:
+    return breaker.cool_down(
+        breaker.generation, length_s=length_s, announced=announced, reason=reason, now=now
+    )
 
 
 def unannounced(breaker: Breaker, now: float, base_s: float | None = None) -> float:
@@ -142,6 +144,15 @@ def test_disabled_with_a_recheck_lets_one_request_look_after_it() -> None:
     assert breaker.admission(1801.0) is Admission.PROBE
 
 
+def test_a_cooldown_does_not_make_less_of_what_is_disabled_for_longer() -> None:
+    breaker = Breaker()
+    breaker.disable(breaker.generation, reason="quota_exhausted", now=0.0, recheck_s=900.0)
+    assert cool(breaker, 10.0, 5.0) is None
+    assert (breaker.phase, breaker.until) == (Phase.DISABLED, 900.0)
+    cool(breaker, 3600.0, 5.0)
+    assert (breaker.phase, breaker.until) == (Phase.COOLING_DOWN, 3605.0)
+
+
 class AnyHistory(RuleBasedStateMachine):
     """Requests come, go and end in any way, at any time, with results of any age."""
 
@@ -188,10 +199,12 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(length_s=st.floats(-10, 1e6), announced=st.booleans())
     def a_failure_cools_it_down(self, length_s: float, announced: bool) -> None:
+        ends = self.now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
+        disabled = self.breaker.phase is Phase.DISABLED and (self.forever or self.until > ends)
         move = self.breaker.cool_down(
             self.breaker.generation, length_s=length_s, announced=announced, reason="timeout", now=self.now
         )
-        assert (move is None) == self.forever
+        assert (move is None) == disabled
         if move is not None:
             assert self.breaker.until is not None
             assert self.breaker.until >= self.now + min(max(length_s, 0.0), MAX_COOLDOWN_S)

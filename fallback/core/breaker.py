@@ -142,11 +142,11 @@ class Breaker:
         self, generation: int, *, length_s: float, announced: bool, reason: str, now: float
     ) -> Transition | None:
         """Leave it alone for `length_s` seconds from `now`, never ending sooner than a cooldown already running."""
+        until = now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
         if generation != self.generation:
             return None
-        if self.phase is Phase.DISABLED and self.until is None:
+        if self.phase is Phase.DISABLED and (self.until is None or self.until > until):
             return None
-        until = now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
         if not announced:
             self._ladder_step += 1
         if self.until is not None and self.until > until:
