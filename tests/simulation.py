@@ -247,7 +247,13 @@ class _Drive:
         self._turn = turn = object()
 
         def go_on() -> None:
-            if self._turn is turn:
+            if self._over or self._turn is not turn:
+                return
+            if isinstance(result, Reply):
+                self._reply = result
+                self._world.open_replies += 1
+                self.go(result.head)
+            else:
                 self.go(result)
 
         self._world.at(instant - BEGAN, go_on)
@@ -256,12 +262,7 @@ class _Drive:
         world = self._world
         self._visit = world.watch.sent(command, self._asked, probe=bool(self._probed))
         at, came = world.providers[command.request.provider].call(command, world.now)
-        if isinstance(came, Reply):
-            self._reply = came
-            world.open_replies += 1
-            self._later(at + BEGAN, came.head)
-        else:
-            self._later(at + BEGAN, came)
+        self._later(at + BEGAN, came)
 
     def _close(self) -> None:
         if self._reply is not None:
@@ -278,29 +279,25 @@ class _Drive:
                 if event.probe:
                     self._probed = watch.probe_begins((event.provider, event.model), background=False)
             case AttemptFailed():
+                assert self._reply is None, "an attempt ended and its response was not closed"
                 self._attempt_ends()
             case Delta():
                 watch.delivered(event, asked)
             case Finished():
+                assert self._reply is None, "an attempt ended and its response was not closed"
                 asked.answer = event.answer
                 self._attempt_ends()
         if self._events == self._leave_at:
             self.leave()
 
     def _attempt_ends(self) -> None:
-        if self._visit is not None:
-            self._visit = None
-        self._close_unread()
+        self._visit = None
         self._world.watch.probe_ends(self._probed)
         self._probed = frozenset()
 
-    def _close_unread(self) -> None:
-        # A call that gave up on the headers has no response to close.
-        if self._reply is not None:
-            self._close()
-
     def _end(self) -> None:
         self._over = True
+        self._close()  # what a caller who left had not read to its end
         self._attempt_ends()
         if self._asked is not None:
             self._asked.ended = self._world.clock.now

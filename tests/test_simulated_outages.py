@@ -70,6 +70,19 @@ def test_silence_costs_ten_seconds_until_the_usual_time_is_known(kind: str) -> N
         assert all(asked.answer is not None for asked in whom.asked)
 
 
+@pytest.mark.parametrize("deadline_s", [8.0, 20.0, 60.0])
+def test_who_is_silent_before_and_who_is_silent_in_the_middle_leave_time_for_the_third(
+    deadline_s: float,
+) -> None:
+    silent, stalled = Weather(kind="silent"), Weather(kind="stall", words=1)
+    whom = world(Provider(schedule=((60.0, silent),)), Provider(schedule=((60.0, stalled),)), Provider())
+    whom.ask(deadline_s=deadline_s)
+    whom.run()
+    answer = whom.asked[0].answer
+    assert answer is not None
+    assert answer.providers == ("b", "c")
+
+
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("phase_s", [0.0, 0.3, 0.7])
 def test_a_rate_limit_of_eight_seconds_is_kept_to_and_no_longer(jitter: float, phase_s: float) -> None:

@@ -107,6 +107,8 @@ class Watch:
         self._rests: dict[Scope, float] = {}
         """Until when a provider (None) or a model of it rests, as the log and the router say."""
         self._since: dict[Scope, float] = {}
+        self._unannounced: set[Scope] = set()
+        """The rests whose end nobody announced."""
         self._gone: set[Key] = set()
         """Models that are out of service for good."""
         self._windows: dict[Key, tuple[float, float]] = {}
@@ -132,6 +134,7 @@ class Watch:
         rests = frozenset(scope for scope in ((key[0], None), key) if scope in self._rests)
         assert rests, f"a probe of {key}, which does not rest"
         for scope in rests:
+            assert self._rests[scope] <= self._clock.now + EPSILON_S, f"a probe of {scope}, which still rests"
             assert scope not in self._probing, f"two probes of {scope} at once"
         self._probing |= rests
         self.most_probes = max(self.most_probes, len({provider for provider, _ in self._probing}))
@@ -194,6 +197,7 @@ class Watch:
 
     def ended_by_hand(self, provider: str) -> None:
         """Take note that somebody ended the cooldowns of `provider`."""
+        self._unannounced = {scope for scope in self._unannounced if scope[0] != provider}
         self._rests = {scope: until for scope, until in self._rests.items() if scope[0] != provider}
         self._windows = {key: window for key, window in self._windows.items() if key[0] != provider}
         self._gone = {key for key in self._gone if key[0] != provider}
@@ -241,6 +245,7 @@ class Watch:
                 f"a call that began before {scope} rested made it ready"
             )
             self._rests.pop(scope, None)
+            self._unannounced.discard(scope)
             return
         state = self._roster.export(*scope, self._clock.now)
         until = self._clock.now + (state.left_s if state is not None else line.get("length_s", inf))
@@ -249,6 +254,7 @@ class Watch:
         if scope in self._rests:
             assert until >= self._rests[scope] - EPSILON_S, f"the cooldown of {scope} became shorter"
         self._rests[scope] = until
+        (self._unannounced.discard if state is None or state.announced else self._unannounced.add)(scope)
         self._since[scope] = self._clock.now
 
     def look(self) -> None:
@@ -270,7 +276,7 @@ class Watch:
         announced = window > now + EPSILON_S
         if not announced and not rests:
             return
-        if not announced and not asleep and probe:
+        if not announced and not asleep and probe and (asked is None or self._may_probe(key, asked)):
             return
         if asked is not None and (asked.only is not None or self._nobody_else(key, asked)):
             self.panics += 1
@@ -279,13 +285,17 @@ class Watch:
         assert not announced, f"{key} was asked {window - now:.3f} s before the end that it had announced"
         raise AssertionError(f"{key} was asked, by nobody's probe, while it rests ({left_s:.3f} s left)")
 
-    def _nobody_else(self, key: Key, asked: Asked) -> bool:
+    def _may_probe(self, key: Key, asked: Asked) -> bool:
+        """Return whether a request may look itself: the end was announced, or only a small model would follow."""
+        announced = not self._unannounced.intersection({(key[0], None), key})
+        return announced or asked.only is not None or self._nobody_else(key, asked, but_embedded=True)
+
+    def _nobody_else(self, key: Key, asked: Asked, *, but_embedded: bool = False) -> bool:
         """Return whether every other provider rests, is off, or was asked by this request already."""
-        tried = {visit.provider for visit in asked.visits}
-        return all(
-            name == key[0] or name in self.off or name in tried or self._resting(name)
-            for name in self._providers
-        )
+        gone = {key[0], *self.off, *(visit.provider for visit in asked.visits)}
+        if but_embedded:
+            gone |= {name for name in self._providers if self._roster.candidates(name)[0].degraded}
+        return all(name in gone or self._resting(name) for name in self._providers)
 
     def _resting(self, provider: str) -> bool:
         models = [candidate.model for candidate in self._roster.candidates(provider)]
