@@ -243,8 +243,12 @@ def scripted_wiring(
     clock: FakeClock,
     policy: RoutingPolicy | None = None,
     jitter: Callable[[], float] = lambda: 0.0,
+    record: Callable[[Mapping[str, object]], object] | None = None,
 ) -> tuple[Wiring, list[Mapping[str, object]]]:
-    """Return the wiring of `providers` (a name stands for one OpenAI-compatible model) and the list that logs to it."""
+    """Return the wiring of `providers` (a name stands for one OpenAI-compatible model) and the list that it logs to.
+
+    `record` is given every line of the log as it is written, instead of the list.
+    """
     settings = Settings(
         providers=tuple(_provider(provider) for provider in providers),
         routing=policy or RoutingPolicy(),
@@ -253,7 +257,12 @@ def scripted_wiring(
     )
     lines: list[Mapping[str, object]] = []
     wiring = assemble(
-        settings, clock=clock, wall=clock.wall, jitter=jitter, record=lines.append, store=MemoryStateStore()
+        settings,
+        clock=clock,
+        wall=clock.wall,
+        jitter=jitter,
+        record=record or lines.append,
+        store=MemoryStateStore(),
     )
     return wiring, lines
 

@@ -136,7 +136,7 @@ def compare(
     reference = Reference(folder, wall=WALL)
     if not legacy:
         compare_the_whole(engine, reference)
-    draw = Random(seed)  # noqa: S311 - a test that can be made again
+    draw = Random(seed)
     for question in questions:
         if legacy:
             question = replace(  # noqa: PLW2901 - the same question, of fewer lines
@@ -353,7 +353,7 @@ WITH_DRILL: Row = {
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_history_that_grows_agrees_at_every_step(tmp_path: Path, seed: int) -> None:
-    draw = Random(seed)  # noqa: S311 - a test that can be made again
+    draw = Random(seed)
     end = 1_795_400_000.0 + draw.uniform(0, 86_400)
     span = Span(end=end, days=draw.uniform(1.2, 3.5), requests_per_day=250, seed=seed)
     settings_ = load(ROOT / "providers.yaml", environ={})
@@ -426,7 +426,7 @@ def test_lines_of_the_original_format_leave_the_figures_of_others_alone(
 
 
 def check_any(content: bytes, seed: int, folder: Path, *, legacy: bool = False) -> None:
-    draw = Random(seed)  # noqa: S311 - a test that can be made again
+    draw = Random(seed)
     note(content.decode("utf-8", "replace"))
     names = (PROVIDERS, ROUTES, SOURCES)
     cuts = sorted(draw.randint(0, len(content)) for _ in range(draw.randint(0, 3)))

@@ -255,7 +255,7 @@ FILTERS = {
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Analytics, list[Line]]]:
-    log = random_log(random.Random(4), 1_500)  # noqa: S311
+    log = random_log(random.Random(4), 1_500)
     folder = tmp_path_factory.mktemp("drawn")
     with Analytics(folder) as analytics:
         for begin in range(0, len(log), 700):
@@ -574,7 +574,7 @@ def test_durations_lie_on_a_grid_of_three_digits() -> None:
     ]
     for duration_s, wanted in cases:
         assert on_grid_us(duration_s) == wanted
-    draw = random.Random(1)  # noqa: S311
+    draw = random.Random(1)
     for _ in range(1_000):
         duration_s = round(draw.lognormvariate(0, 3), 6)
         assert abs(on_grid_us(duration_s) / 1e6 - duration_s) <= 0.005 * duration_s + 1e-9

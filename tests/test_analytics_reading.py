@@ -531,7 +531,7 @@ class Play:
 
     def write_rubbish(self, place: int) -> None:
         with self.log.open("ab") as file:
-            file.write(random.Random(place).randbytes(place % 60) + b"\n")  # noqa: S311
+            file.write(random.Random(place).randbytes(place % 60) + b"\n")
 
     def rotate(self, place: int) -> None:
         self.rotated += 1

@@ -7,13 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fallback.core.breaker import MAX_COOLDOWN_S, Admission, Breaker, Phase
+from fallback.core.breaker import MAX_COOLDOWN_S, Admission, Breaker, Phase, Transition
 
 
 def cool(
     breaker: Breaker, length_s: float, now: float, *, announced: bool = True, reason: str = "rate_limited"
-) -> None:
-    breaker.cool_down(breaker.generation, length_s=length_s, announced=announced, reason=reason, now=now)
+) -> Transition | None:
+    return breaker.cool_down(
+        breaker.generation, length_s=length_s, announced=announced, reason=reason, now=now
+    )
 
 
 def unannounced(breaker: Breaker, now: float, base_s: float | None = None) -> float:
@@ -142,6 +144,34 @@ def test_disabled_with_a_recheck_lets_one_request_look_after_it() -> None:
     assert breaker.admission(1801.0) is Admission.PROBE
 
 
+def test_a_cooldown_does_not_make_less_of_what_is_disabled_for_longer() -> None:
+    breaker = Breaker()
+    breaker.disable(breaker.generation, reason="quota_exhausted", now=0.0, recheck_s=900.0)
+    assert cool(breaker, 10.0, 5.0) is None
+    assert (breaker.phase, breaker.until) == (Phase.DISABLED, 900.0)
+    cool(breaker, 3600.0, 5.0)
+    assert (breaker.phase, breaker.until) == (Phase.COOLING_DOWN, 3605.0)
+
+
+def test_of_several_calls_at_once_the_latest_end_that_was_announced_counts() -> None:
+    breaker = Breaker()
+    generation = breaker.generation
+
+    def announced(length_s: float, now: float) -> Transition | None:
+        return breaker.cool_down(generation, length_s=length_s, announced=True, reason="late", now=now)
+
+    unannounced(breaker, 0.0)
+    prolonged = announced(60.0, 1.0)
+    assert prolonged is not None
+    assert prolonged.length_s == 60.0
+    assert (breaker.until, breaker.announced, breaker.reason) == (61.0, True, "late")
+    assert announced(5.0, 2.0) is None, "never shortened"
+    assert breaker.reserve(1, 61.0)
+    assert announced(60.0, 62.0) is None, "a probe is finding out"
+    breaker.succeed(breaker.generation)
+    assert announced(60.0, 63.0) is None, "it has answered since"
+
+
 class AnyHistory(RuleBasedStateMachine):
     """Requests come, go and end in any way, at any time, with results of any age."""
 
@@ -188,10 +218,12 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(length_s=st.floats(-10, 1e6), announced=st.booleans())
     def a_failure_cools_it_down(self, length_s: float, announced: bool) -> None:
+        ends = self.now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
+        disabled = self.breaker.phase is Phase.DISABLED and (self.forever or self.until > ends)
         move = self.breaker.cool_down(
             self.breaker.generation, length_s=length_s, announced=announced, reason="timeout", now=self.now
         )
-        assert (move is None) == self.forever
+        assert (move is None) == disabled
         if move is not None:
             assert self.breaker.until is not None
             assert self.breaker.until >= self.now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
@@ -228,6 +260,18 @@ class AnyHistory(RuleBasedStateMachine):
             self.breaker.cool_down(old, length_s=length_s, announced=False, reason="y", now=self.now) is None
         )
         assert self.look() == before
+
+    @precondition(lambda self: len(set(self.ages)) > 1)
+    @rule(length_s=st.floats(0, 1e5))
+    def a_wait_announced_to_an_older_generation_only_prolongs(self, length_s: float) -> None:
+        old = next(age for age in self.ages if age != self.breaker.generation)
+        phase, probed = self.breaker.phase, self.breaker.probe is not None
+        move = self.breaker.cool_down(old, length_s=length_s, announced=True, reason="y", now=self.now)
+        ends = self.now + min(length_s, MAX_COOLDOWN_S)
+        assert (move is not None) == (phase is Phase.COOLING_DOWN and not probed and ends > self.until)
+        if move is not None:
+            self.until = ends
+        assert self.breaker.phase is phase
 
     @invariant()
     def its_generation_never_goes_back(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 from asking import provider
 
-from fallback.core.models import Delta
+from fallback.core.models import AttemptStarted, Delta
 from fallback.router import AsyncModelRouter, ModelRouter
 from fallback.standin import Fault, StandInThread, Tenant
 from fallback.testing import FakeClock, Reply, Script, ScriptedTransport, scripted_wiring
@@ -156,6 +156,19 @@ def test_many_threads_that_leave_at_any_moment_leak_no_permit(tenant: Tenant) ->
         for reader in readers:
             reader.join(timeout=10.0)
         assert not any(reader.is_alive() for reader in readers)
+    assert wiring.context.roster.permits_open == 0
+
+
+def test_a_caller_who_leaves_before_the_call_is_made_has_made_no_attempt() -> None:
+    clock = FakeClock()
+    wiring, lines = scripted_wiring(["a"], clock=clock)
+    script = Script(clock).add("a", Reply.text("Hello"))
+    with ModelRouter(wiring, transport=ScriptedTransport(script)) as router, router.stream("Hi") as stream:
+        assert isinstance(next(stream), AttemptStarted)
+    assert script.calls == []
+    assert [(line["kind"], line["outcome"], line["attempts"]) for line in lines] == [
+        ("request", "cancelled", 0)
+    ]
     assert wiring.context.roster.permits_open == 0
 
 

@@ -57,6 +57,18 @@ def state(whom: Roster, now: float, provider: str = "a") -> str:
     return next(status.state for status in whom.status(now) if status.name == provider)
 
 
+def test_whoever_passes_in_a_panic_is_no_probe_of_the_half_that_is_over() -> None:
+    whom = roster(slot("a"))
+    first, second = admit(whom), admit(whom)
+    fail(whom, first, FailureKind.CONNECTION, 0.0)
+    fail(whom, second, FailureKind.RATE_LIMITED, 0.0, retry_after_s=2.0)
+    in_a_panic = admit(whom, now=5.0, panic=True)
+    assert not in_a_panic.probe, "the model is over its rest, and the provider is not"
+    probe = admit(whom, now=11.0)
+    assert probe.probe
+    assert not admit(whom, now=11.0, panic=True).probe
+
+
 @pytest.mark.parametrize(("jitter", "length_s"), [(0.0, 30.0), (0.5, 31.5), (1.0, 33.0)])
 def test_an_announced_wait_is_kept_to_the_second_with_at_most_a_tenth_more(
     jitter: float, length_s: float
@@ -161,10 +173,10 @@ def test_an_answer_of_a_drill_teaches_nothing() -> None:
 
 def test_failures_in_a_row_cool_down_for_longer_and_a_success_ends_that() -> None:
     whom, now, lengths = roster(), 0.0, []
-    for _ in range(4):
+    for _ in range(5):
         lengths.append(fail(whom, admit(whom, now=now), FailureKind.OVERLOADED, now).cooldown_s)
         now += 100.0
-    assert lengths == [10, 20, 30, 30]
+    assert lengths == [10, 20, 30, 30, 30]
     succeed(whom, admit(whom, now=now), now)
     assert fail(whom, admit(whom, now=now), FailureKind.OVERLOADED, now).cooldown_s == 10
 

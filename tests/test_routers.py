@@ -369,6 +369,40 @@ def test_an_answer_cut_before_its_first_word_still_delivers_its_last_chunk(stage
     assert deltas[-1].choices[0]["finish_reason"] == "length"
 
 
+def endings(events: list[Event]) -> list[str]:
+    deltas = [event for event in events if isinstance(event, Delta)]
+    return [
+        choice["finish_reason"] for delta in deltas for choice in delta.choices if choice["finish_reason"]
+    ]
+
+
+def test_the_end_of_an_answer_is_told_once_by_whoever_brought_it_to_a_good_end(stage: Stage) -> None:
+    scene = stage(Reply.text("Good", done=False).then(b'data: {"error": {"message": "broke"}}\n\n'))
+    scene.script.add("b", Reply.text("day"))
+    events = scene.asking.stream()
+    assert text_of(events) == "Good day"
+    assert endings(events) == ["stop"]
+    assert isinstance(events[-2], Delta)
+    assert endings(events[-2:]) == ["stop"]
+
+
+def test_no_end_is_told_of_an_answer_that_comes_to_none(stage: Stage) -> None:
+    scene = stage(Reply.text("Hel", finish="content_filter"))
+    events: list[Event] = []
+    with pytest.raises(StreamBrokenError):
+        scene.asking.stream(into=events)
+    assert text_of(events) == "Hel"
+    assert endings(events) == []
+
+
+def test_the_last_words_do_not_wait_for_the_end_that_came_with_them(stage: Stage) -> None:
+    last = b'data: {"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}\n\n'
+    scene = stage(Reply.text("Hel", finish=None, done=False).then(last, 0.5, b"data: [DONE]\n\n"))
+    events = ModelRouter(scene.wiring, transport=ScriptedTransport(scene.script)).stream("Hi")
+    told = [(event.text, scene.clock()) for event in events if isinstance(event, Delta)]
+    assert told == [("Hel", 1000.0), ("lo", 1000.0), ("", 1000.5)]
+
+
 def test_the_embedded_model_is_asked_even_after_a_panic_choice_failed(stage: Stage) -> None:
     local = ProviderSettings(
         name="local", type="local", endpoint="", models=(ModelSettings(name="small"),), needs_key=False
@@ -381,6 +415,15 @@ def test_the_embedded_model_is_asked_even_after_a_panic_choice_failed(stage: Sta
     answer = scene.asking.invoke()
     assert answer.provider == "local"
     assert answer.degraded
+
+
+def test_silence_in_the_middle_leaves_half_of_the_time_to_whoever_can_go_on(stage: Stage) -> None:
+    scene = stage(Reply.text("Good", finish=None, done=False).then(1e9))
+    scene.script.add("b", Reply.text("day"))
+    events = scene.asking.stream(deadline_s=8.0)
+    assert text_of(events) == "Good day"
+    assert scene.clock() == pytest.approx(1004.0)
+    assert scene.state("a") == "ready", "the deadline cut it short, and not its own limit"
 
 
 def test_every_attempt_request_and_change_is_in_the_log(stage: Stage) -> None:

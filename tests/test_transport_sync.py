@@ -613,7 +613,7 @@ def test_a_call_ended_while_its_connection_goes_back_leaves_no_broken_one_in_the
 
 def test_a_hundred_threads_with_random_cancels_leave_nothing_behind(standin: StandInThread) -> None:
     tenant = standin.tenant("crowd", words=20, per_token_s=0.01)
-    dice = random.Random(7)  # noqa: S311 - seeded so that a failure can be repeated
+    dice = random.Random(7)  # seeded, so that a failure can be repeated
     before_threads, before_files = threading.active_count(), open_files()
     outcomes: list[str] = []
 

@@ -6,8 +6,9 @@ with `reserve`. Once a cooldown is over the breaker lets one request through at 
 the breaker READY, its failure starts the next cooldown.
 
 Every change of phase raises `generation`. A permit carries the generation it was given under, and a result that comes
-back under another generation changes nothing: a slow call that began before an outage cannot end it. A cooldown is
-never shortened by a later failure.
+back under another generation changes nothing: a slow call that began before an outage cannot end it. The one exception
+is a wait that a provider announces while it rests already: of several calls at once the later answers may name a later
+end. A cooldown is never shortened by a later failure.
 
 What may not live here: the clock (`now` comes in), the jitter (lengths come in jittered), the lock (roster's).
 """
@@ -158,11 +159,11 @@ class Breaker:
         self, generation: int, *, length_s: float, announced: bool, reason: str, now: float
     ) -> Transition | None:
         """Leave it alone for `length_s` seconds from `now`, never ending sooner than a cooldown already running."""
-        if generation != self.generation:
-            return None
-        if self.phase is Phase.DISABLED and self.until is None:
-            return None
         until = now + min(max(length_s, 0.0), MAX_COOLDOWN_S)
+        if generation != self.generation:
+            return self._prolong(until, reason, now) if announced else None
+        if self.phase is Phase.DISABLED and (self.until is None or self.until > until):
+            return None
         if not announced:
             self._ladder_step += 1
         if self.until is not None and self.until > until:
@@ -170,6 +171,14 @@ class Breaker:
         else:
             self.announced = announced
         return self._become(Phase.COOLING_DOWN, reason, until=until, now=now)
+
+    def _prolong(self, until: float, reason: str, now: float) -> Transition | None:
+        """Put off the end of a cooldown under way. Whoever is already looking whether it is over knows better."""
+        resting = self.phase is Phase.COOLING_DOWN and self.probe is None and self.until is not None
+        if not resting or until <= (self.until or 0.0):
+            return None
+        self.until, self.reason, self.announced = until, reason, True
+        return Transition(before=self.phase, after=self.phase, reason=reason, length_s=until - now)
 
     def disable(
         self, generation: int, *, reason: str, now: float, recheck_s: float | None = None

@@ -290,8 +290,10 @@ class Roster(Controls):
     def _reserve(self, slot: Slot, candidate: Candidate, now: float) -> Permit:
         self._permits += 1
         whole, model = slot.breakers.whole, slot.breakers.models[candidate.model]
-        of_provider = whole.reserve(self._permits, now)
-        of_model = model.reserve(self._permits, now)
+        # Whoever passes one that is closed does so in a panic or by hand, and is no probe of the other.
+        open_to_probes = _CLOSED not in {whole.admission(now), model.admission(now)}
+        of_provider = open_to_probes and whole.reserve(self._permits, now)
+        of_model = open_to_probes and model.reserve(self._permits, now)
         self._open[self._permits] = slot.breakers
         return Permit(
             id=self._permits,

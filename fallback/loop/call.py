@@ -46,6 +46,8 @@ class Call:
         self.drilled = drilled
         """Whether an injected fault struck; until the response has begun: whether one is to be expected."""
         self.began = context.clock()
+        self.made = False
+        """Whether it has left this program."""
         self.first_piece: float | None = None
         """The instant of the first token."""
         self._context = context
@@ -84,6 +86,7 @@ class Call:
         provider = context.providers[self._candidate.provider]
         wire = provider.encode(self._request, self._candidate)
         limit_s = min(limits.first_token_s, limits.total_s)
+        self.made = True
         head: Head | TransportError = yield Send(request=wire, connect_s=limits.connect_s, limit_s=limit_s)
         self.drilled = drill_of(head) is not None
         if isinstance(head, TransportError):

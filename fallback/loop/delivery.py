@@ -1,7 +1,8 @@
 """What the caller has got of one answer so far, across all the attempts that took part in it.
 
 Theory of operation: pieces of an attempt are held until there is something to see, so that a failure before it costs
-nothing; from then on they are passed on as they come. Where an attempt goes on with what earlier ones delivered, its text
+nothing; from then on they are passed on as they come. That the answer is at its end is told at the end of a good attempt
+alone: whoever hears it may stop listening, and an attempt can still fail after it said so. Where an attempt goes on with what earlier ones delivered, its text
 runs through a `Seam`, which drops what is said again, and of its pieces the text alone is passed on.
 
 What may not live here: who is asked (plan), time, the log.
@@ -37,6 +38,8 @@ class Delivery:
         self._begun = False
         self._candidate: Candidate | None = None
         self._held: list[Piece] = []
+        self._endings: list[Mapping[str, Any]] = []
+        """The choices that told their finish_reason, as they are to be told once the attempt has ended well."""
         self._seam: Seam | None = None
 
     @property
@@ -71,6 +74,7 @@ class Delivery:
         """Take note that `candidate` is asked now; what the one before left held is dropped."""
         self._candidate = candidate
         self._held.clear()
+        self._endings.clear()
         self._seam = Seam(self.text, own_message=not prefill) if self._begun else None
 
     def take(self, pieces: Iterable[Piece]) -> Iterator[Delta]:
@@ -92,6 +96,9 @@ class Delivery:
             if rest:
                 yield self._delta(rest, (_choice({"content": rest}),))
         yield from self._pass_on()
+        if self._endings:
+            yield self._delta("", tuple(self._endings))
+            self._endings.clear()
 
     def choices(self, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
         """Return the choices of the last attempt with the text of all of them."""
@@ -113,13 +120,21 @@ class Delivery:
         if delta:
             yield self._delta(text, (_choice(delta),))
         if finish_reason:
-            rest = seam.end()
-            yield self._delta(rest, (_choice({"content": rest} if rest else {}, finish_reason),))
+            self._endings.append(_choice({}, finish_reason))
 
     def _pass_on(self) -> Iterator[Delta]:
         for piece in self._held:
-            yield self._delta(piece.text, piece.choices)
+            choices = tuple(self._without_ending(choice) for choice in piece.choices)
+            if any(choice["delta"] or choice["logprobs"] for choice in choices):
+                yield self._delta(piece.text, choices)
         self._held.clear()
+
+    def _without_ending(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keep the finish_reason of `choice` for the end, and return the rest of it."""
+        if not choice["finish_reason"]:
+            return choice
+        self._endings.append({**choice, "delta": {}, "logprobs": None})
+        return {**choice, "finish_reason": None}
 
     def _delta(self, text: str, choices: tuple[Mapping[str, Any], ...]) -> Delta:
         candidate = self._candidate

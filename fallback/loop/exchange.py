@@ -272,7 +272,10 @@ class Exchange:
         if self._open is not None:
             step, call = self._open
             self._open = None
-            self._settle(step, call, CANCELLED, now, continues=self._delivery.continues)
+            if call.made:
+                self._settle(step, call, CANCELLED, now, continues=self._delivery.continues)
+            else:  # no provider was asked: that is no attempt
+                self._plan.record(step, CANCELLED, now)
         if not self._told:
             self._log_request("cancelled", now, error_type=FailureKind.CANCELLED.value)
 
