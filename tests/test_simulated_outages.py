@@ -131,3 +131,13 @@ def test_without_traffic_there_are_no_probes() -> None:
     whom.run()
     assert calls(whom, "a", 1.0, 600.0) == []
     assert len(calls(whom, "a", 600.0, 601.0)) == 1
+
+
+def test_of_two_ends_announced_to_calls_under_way_at_once_the_later_one_counts() -> None:
+    limited = ((60.0, Weather(kind="limited", wait_s=8.0, head_s=3.0)),)
+    whom = world(Provider(schedule=limited), Provider())
+    for instant in (0.0, 1.0, 11.5, 12.5):
+        whom.at(instant, whom.ask)
+    whom.run()
+    assert calls(whom, "a", 0.0, 20.0) == [0.0, 1.0, 12.5]
+    assert whom.watch.announced == 3
