@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -107,5 +107,5 @@ class _Resource:
             raise Refusal(405, "method_not_allowed", message, {"allow": self._allow})
         try:
             return await answering(request)
-        except (CallerGoneError, ClientDisconnect):
+        except CallerGoneError:
             return _GONE
