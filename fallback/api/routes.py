@@ -14,6 +14,7 @@ from fallback.api.attend import CallerGoneError, attended
 from fallback.api.body import read_object
 from fallback.api.encode import JsonResponse, answer_object, provider_object
 from fallback.api.errors import ErrorReply, Refusal, settle
+from fallback.api.openai import openai_routes
 from fallback.api.providers import Providers
 from fallback.api.serving import Serving
 from fallback.api.sse import EventStream
@@ -43,13 +44,15 @@ def routes(serving: Serving) -> list[BaseRoute]:
 
     nothing = _Resource({})
     return [
+        # First, as the one that is asked most.
+        *openai_routes(serving),
         Route("/api/generate", _Resource({"POST": generate})),
         Route("/api/providers", _Resource({"GET": providers.show_all, "PATCH": providers.change_all})),
         Route("/api/providers/{name}", _Resource({"GET": providers.show, "PATCH": providers.change})),
         Route("/api/providers/{name}/test", _Resource({"POST": providers.test})),
         Route("/healthz", _Resource({"GET": _health})),
         Route("/readyz", _Resource({"GET": ready})),
-        *(Route(path, nothing) for path in ("/api", "/api/{rest:path}", "/v1", "/v1/{rest:path}")),
+        *(Route(path, nothing) for path in ("/api", "/api/{rest:path}")),
     ]
 
 
