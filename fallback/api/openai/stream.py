@@ -47,8 +47,10 @@ class CompletionStream:
         self._chunks = chunks
         self._send = send
         self._keep_alive_s = keep_alive_s
+        self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._begun = False
+        self._ended = False
         self._attempt: AttemptStarted | None = None
         self._activity: list[str] = []
         self._written = 0.0
@@ -69,7 +71,7 @@ class CompletionStream:
             await self._events.aclose()
 
     async def _run(self) -> None:
-        self._written = asyncio.get_running_loop().time()
+        self._written = self._loop.time()
         self._look_in(self._keep_alive_s)
         try:
             async with self._patience:
@@ -115,10 +117,10 @@ class CompletionStream:
         return True
 
     async def _write_on(self, body: bytes, *, more: bool) -> None:
-        clock = asyncio.get_running_loop().time
-        self._sending_since = clock()
+        self._ended = not more
+        self._sending_since = self._loop.time()
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        self._sending_since, self._written = None, clock()
+        self._sending_since, self._written = None, self._loop.time()
 
     def _headers(self, provider: str | None) -> list[tuple[bytes, bytes]]:
         headers = list(_HEADERS)
@@ -132,10 +134,12 @@ class CompletionStream:
 
     async def _fail(self, reply: ErrorReply) -> None:
         async with self._lock:
+            if self._ended:
+                return
             if self._begun:
                 await self._write_on(b"data: " + json_bytes(error_object(reply)) + b"\n\n", more=False)
             else:
-                self._begun = True
+                self._begun = self._ended = True
                 await error_reply_of(reply).send(self._send)
 
     async def _last_word(self, refusal: Refusal) -> None:
@@ -146,19 +150,22 @@ class CompletionStream:
                 await self._fail(reply)
 
     def _look_in(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+        self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
         """Look whether it has been silent for too long, or whether what was sent is not taken."""
-        now = asyncio.get_running_loop().time()
-        since = self._sending_since
-        left_s = self._written + self._keep_alive_s - now if since is None else since + SEND_LIMIT_S - now
-        if left_s <= 0 and since is not None:
-            self._patience.reschedule(now)
-            return
-        if left_s <= 0:
-            self._beat = asyncio.create_task(self._keep_alive())
-        self._look_in(min(left_s, self._keep_alive_s) if left_s > 0 else self._keep_alive_s)
+        now = self._loop.time()
+        if self._sending_since is not None:
+            left_s = self._sending_since + SEND_LIMIT_S - now
+            if left_s <= 0:
+                self._patience.reschedule(now)
+                return
+        else:
+            left_s = self._written + self._keep_alive_s - now
+            if left_s <= 0:
+                self._beat = self._loop.create_task(self._keep_alive())
+                left_s = self._keep_alive_s
+        self._look_in(min(left_s, self._keep_alive_s))
 
     async def _keep_alive(self) -> None:
         await self._write(_KEEP_ALIVE)
