@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from openai_api import (
 )
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from fallback.api import Program
 from fallback.api.body import MAX_BODY_BYTES
@@ -639,35 +639,50 @@ def test_end_of_the_program_ends_an_answer_with_a_word(
         connection.close()
 
 
+async def call_until_it_stands_still(
+    app: ASGIApp, stands_still: Callable[[Message], bool], then: Callable[[], object] = lambda: None
+) -> list[Message]:
+    """Ask for a stream as a caller who stops reading at a message; `then` is done there. Returns what was sent."""
+    body = json.dumps({"messages": HELLO, "stream": True}).encode()
+    told = [{"type": "http.request", "body": body}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return told.pop() if told else await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if stands_still(message):
+            then()
+            await asyncio.Future()
+
+    headers = [(b"content-type", b"application/json")]
+    async with asyncio.timeout(10):
+        await app({"type": "http", "method": "POST", "path": PATH, "headers": headers}, receive, send)
+    return sent
+
+
 def test_caller_who_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit is 30 s, too long for a test, and nothing that anybody should have to set.
     monkeypatch.setattr("fallback.api.openai.stream.SEND_LIMIT_S", 0.05)
     script = Script(FakeClock()).add("a", Reply.text("one", "two", "three"))
     app = scripted_app(script, keep_alive_s=0.02)
-    sent: list[Message] = []
-
-    async def call() -> None:
-        body = json.dumps({"messages": HELLO, "stream": True}).encode()
-        told = [{"type": "http.request", "body": body}]
-
-        async def receive() -> Message:
-            return told.pop() if told else await asyncio.Future()
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-            if len(sent) == 3:
-                await asyncio.Future()
-
-        headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
-        async with asyncio.timeout(10):
-            await app(scope, receive, send)
-
-    asyncio.run(call())
-    assert [message["type"] for message in sent] == [
-        "http.response.start", "http.response.body", "http.response.body",
-    ]  # fmt: skip
+    sent = asyncio.run(call_until_it_stands_still(app, lambda message: b"two" in message.get("body", b"")))
+    assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 2]
     assert script.open == 0
+
+
+def test_stream_that_is_said_to_its_end_gets_no_last_word() -> None:
+    async def course() -> list[Message]:
+        closing = Closing()
+        app = scripted_app(Script(FakeClock()).add("a", Reply.text("one")), closing=closing)
+        return await call_until_it_stands_still(
+            app, lambda message: not message.get("more_body", True), closing.begin
+        )
+
+    last, before = reversed(asyncio.run(course())[-2:])
+    assert (last["more_body"], before["more_body"]) == (False, True)
+    assert last["body"].endswith(b"data: [DONE]\n\n")
 
 
 HALVES = {
