@@ -4,8 +4,8 @@
 
 Each request is an ASGI scope and a body; the provider's response is ready in memory, as an event stream (what a provider is
 asked for where nothing else is configured) or as one body (`stream_upstream: false`). So the figures hold everything that is
-ours: routing, parsing, deciding, decoding, encoding, the usage log. Server and client connections come on top. "words" are
-the words of the answer, each a chunk where it is streamed. The best of several rounds counts; the calibration is that of
+ours: routing, parsing, deciding, decoding, encoding, the usage log. Server and client connections come on top. "router" is the
+same request without HTTP: what is above it is the route's own. Each word of an answer is a chunk where it is streamed. The best of several rounds counts; the calibration is that of
 benchmarks/core.py.
 """
 
@@ -33,6 +33,7 @@ from fallback.api.middleware import Envelope
 from fallback.api.routes import routes
 from fallback.config import LogSettings, Settings
 from fallback.core.policy import RoutingPolicy
+from fallback.intake import chat_request
 from fallback.providers.base import WireRequest
 from fallback.providers.settings import ModelSettings, Price, ProviderSettings
 from fallback.router import AsyncModelRouter
@@ -177,8 +178,18 @@ async def ask(app: ASGIApp, path: str, body: bytes) -> tuple[int, int]:
     return status, pieces
 
 
+async def ask_router(router: AsyncModelRouter, *, stream: bool) -> None:
+    request = chat_request(messages=[{"role": "user", "content": PROMPT}], wire=True, source="api")
+    if not stream:
+        await router.answer(request)
+        return
+    async with router.ask(request) as events:
+        async for _ in events:
+            pass
+
+
 async def measure(path: str, body: dict[str, Any], *, upstream: str, requests: int, rounds: int) -> float:
-    """Return microseconds of CPU per request, of the best round."""
+    """Return microseconds of CPU per request, of the best round; the path "router" stands for no HTTP at all."""
     transport = (
         ReadyTransport(SSE, streamed_response())
         if upstream == "stream"
@@ -193,6 +204,9 @@ async def measure(path: str, body: dict[str, Any], *, upstream: str, requests: i
         for _ in range(rounds):
             started = time.process_time()
             for _ in range(requests):
+                if path == "router":
+                    await ask_router(router, stream=bool(body.get("stream")))
+                    continue
                 status, pieces = await ask(app, path, raw)
                 assert status == 200
                 assert (pieces > WORDS) == bool(body.get("stream"))
@@ -212,6 +226,9 @@ def main() -> int:
     print(f"{'microseconds of CPU per request':<58} {'us':>7} {'ratio':>7}")
     completion = {"model": "auto", "messages": [{"role": "user", "content": PROMPT}]}
     for name, path, body, upstream in (
+        ("router, whole from a plain provider", "router", {}, "plain"),
+        ("router, whole from a streaming provider", "router", {}, "stream"),
+        ("router, streamed", "router", {"stream": True}, "stream"),
         ("/v1/chat/completions, plain from a plain provider", "/v1/chat/completions", completion, "plain"),
         (
             "/v1/chat/completions, plain from a streaming provider",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -36,16 +37,19 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
 from fallback.api import Program
-from fallback.api.body import MAX_BODY_BYTES
 from fallback.api.closing import Closing
+from fallback.api.openai import errors as errors_module
+from fallback.api.openai import wanted as wanted_module
 from fallback.api.openai.chunks import Chunks
 from fallback.api.openai.completion import completion_object, completion_reply
+from fallback.api.openai.wanted import DEADLINE_HEADER
 from fallback.api.routes import routes
 from fallback.core.models import Answer, AttemptReport, Choice, Role, Usage
 from fallback.router import AsyncModelRouter, get_router
 from fallback.standin import Fault, StandInThread
 from fallback.testing import FakeClock, Reply, Script
 
+MAX_BODY_BYTES = 1024 * 1024
 DOCS = Path(__file__).parents[1] / "docs" / "http.md"
 
 
@@ -1059,3 +1063,49 @@ def test_model_that_does_not_exist_is_404(client: TestClient, path: str) -> None
     assert (reply.status_code, error["param"], error["code"]) == (404, "model", "model_not_found")
     assert "choose one of: auto, backwards" in error["message"]
     assert len(error["message"]) < 1000
+
+
+# The documentation
+
+
+def test_documentation_names_every_route_field_header_and_code(
+    client: TestClient, standin: StandInThread
+) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    headings = set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    assert {
+        "POST /v1/chat/completions",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
+        "Errors under /v1",
+    } <= headings
+    own = text[text.index("## POST /v1/chat/completions") : text.index("## GET /api/providers")]
+    named = set(re.findall(r"`([a-z_.-]+)`", own))
+    rows = set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|[^|]+\|", text, re.MULTILINE))))
+    plain = ask(client)
+    account = set(plain.json()["fallback"]) | set(completion_object(degraded())["fallback"])
+    assert account - named == set()
+    models = client.get("/v1/models").json()
+    parts = plain.json()["fallback"]["parts"][0]
+    standin.tenant("groq_llama").always(Fault(kind="status", status=400))
+    standin.tenant("together_llama").always(Fault(kind="status", status=400))
+    error = ask(client).json()["error"]
+    fields = {*account, *parts, *plain.json()["fallback"]["attempts"][0], *models, *models["data"][0], *error}
+    fields |= set(models["data"][0]["fallback"])
+    headers = {name for reply in (plain, ask(client)) for name in reply.headers if name.startswith("x-")}
+    assert (fields | headers | {DEADLINE_HEADER, "x-should-retry"}) - rows == set()
+    assert set(wanted_module._READ_HERE) - rows == set()
+    assert set(errors_module._CODES.values()) - named == set()
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"curl[^`]*?/v1/[^`]*?(?=\n```)", DOCS.read_text(encoding="utf-8"))
+)
+def test_commands_of_the_documentation_work(client: TestClient, command: str) -> None:
+    words = shlex.split(command.replace("\\\n", " "))
+    path = next(word for word in words if word.startswith("http")).removeprefix("http://localhost:5000")
+    if "-d" in words:
+        reply = client.post(path, content=words[words.index("-d") + 1], headers=JSON)
+    else:
+        reply = client.get(path)
+    assert reply.status_code == 200
