@@ -1,6 +1,6 @@
 """Prints what a request over HTTP costs this program: microseconds of CPU, in one process and without any socket.
 
-    python benchmarks/http_routes.py [--requests 400] [--rounds 15]
+    python benchmarks/http_routes.py [--requests 200] [--rounds 15]
 
 Each request is an ASGI scope and a body; the provider's response is ready in memory, as an event stream (what a provider is
 asked for where nothing else is configured) or as one body (`stream_upstream: false`). So the figures hold everything that is
@@ -188,63 +188,83 @@ async def ask_router(router: AsyncModelRouter, *, stream: bool) -> None:
             pass
 
 
-async def measure(path: str, body: dict[str, Any], *, upstream: str, requests: int, rounds: int) -> float:
-    """Return microseconds of CPU per request, of the best round; the path "router" stands for no HTTP at all."""
+@dataclass(frozen=True)
+class Case:
+    """One line of the table; the path "router" stands for no HTTP at all."""
+
+    path: str
+    stream: bool
+    upstream_streams: bool
+
+    @property
+    def name(self) -> str:
+        """What the table says."""
+        source = "streaming" if self.upstream_streams else "plain"
+        return f"{self.path}, {'streamed' if self.stream else 'whole'}, {source} provider"
+
+    @property
+    def body(self) -> bytes:
+        """What is sent."""
+        asked: dict[str, Any] = (
+            {"prompt": PROMPT}
+            if self.path == "/api/generate"
+            else {"model": "auto", "messages": [{"role": "user", "content": PROMPT}]}
+        )
+        return json.dumps({**asked, "stream": self.stream}, separators=(",", ":")).encode()
+
+
+async def measure(case: Case, requests: int) -> float:
+    """Return microseconds of CPU per request."""
     transport = (
         ReadyTransport(SSE, streamed_response())
-        if upstream == "stream"
+        if case.upstream_streams
         else ReadyTransport(JSON, plain_response())
     )
-    raw = json.dumps(body, separators=(",", ":")).encode()
-    best = float("inf")
+    raw = case.body
     with tempfile.TemporaryDirectory() as folder:
-        wiring = assemble(settings(Path(folder), stream_upstream=upstream == "stream"))
+        wiring = assemble(settings(Path(folder), stream_upstream=case.upstream_streams))
         router = AsyncModelRouter(wiring, transport=transport)
         app = Envelope(Starlette(routes=routes(Running(router, Closing()))))
-        for _ in range(rounds):
-            started = time.process_time()
-            for _ in range(requests):
-                if path == "router":
-                    await ask_router(router, stream=bool(body.get("stream")))
-                    continue
-                status, pieces = await ask(app, path, raw)
-                assert status == 200
-                assert (pieces > WORDS) == bool(body.get("stream"))
-            best = min(best, (time.process_time() - started) / requests * 1e6)
+
+        async def once() -> None:
+            if case.path == "router":
+                await ask_router(router, stream=case.stream)
+                return
+            status, pieces = await ask(app, case.path, raw)
+            assert status == 200
+            assert (pieces > WORDS) == case.stream
+
+        await once()
+        started = time.process_time()
+        for _ in range(requests):
+            await once()
+        spent = time.process_time() - started
         await router.aclose()
         wiring.close()
-    return best
+    return spent / requests * 1e6
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--requests", type=int, default=400, help="requests of one round (400)")
+    parser.add_argument("--requests", type=int, default=200, help="requests of one round (200)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds, of which the best counts (15)")
     options = parser.parse_args()
+    cases = [
+        Case(path, stream, upstream_streams)
+        for stream, upstream_streams in ((False, False), (False, True), (True, True))
+        for path in ("router", "/v1/chat/completions", "/api/generate")
+    ]
+    best = dict.fromkeys(cases, float("inf"))
+    unit = calibration()
+    # In turn, so that what else the machine does strikes all of them alike.
+    for _ in range(options.rounds):
+        unit = min(unit, calibration())
+        for case in cases:
+            best[case] = min(best[case], asyncio.run(measure(case, options.requests)))
     print(f"Python {platform.python_version()}, {platform.machine()}, answers of {WORDS} words")
-    unit = min(calibration() for _ in range(15))
     print(f"{'microseconds of CPU per request':<58} {'us':>7} {'ratio':>7}")
-    completion = {"model": "auto", "messages": [{"role": "user", "content": PROMPT}]}
-    for name, path, body, upstream in (
-        ("router, whole from a plain provider", "router", {}, "plain"),
-        ("router, whole from a streaming provider", "router", {}, "stream"),
-        ("router, streamed", "router", {"stream": True}, "stream"),
-        ("/v1/chat/completions, plain from a plain provider", "/v1/chat/completions", completion, "plain"),
-        (
-            "/v1/chat/completions, plain from a streaming provider",
-            "/v1/chat/completions",
-            completion,
-            "stream",
-        ),
-        ("/v1/chat/completions, streamed", "/v1/chat/completions", {**completion, "stream": True}, "stream"),
-        ("/api/generate, plain from a plain provider", "/api/generate", {"prompt": PROMPT}, "plain"),
-        ("/api/generate, plain from a streaming provider", "/api/generate", {"prompt": PROMPT}, "stream"),
-        ("/api/generate, streamed", "/api/generate", {"prompt": PROMPT, "stream": True}, "stream"),
-    ):
-        cost_us = asyncio.run(
-            measure(path, body, upstream=upstream, requests=options.requests, rounds=options.rounds)
-        )
-        print(f"{name:<58} {cost_us:>7.1f} {cost_us / unit:>7.2f}")
+    for case, cost_us in best.items():
+        print(f"{case.name:<58} {cost_us:>7.1f} {cost_us / unit:>7.2f}")
     print(f"{'calibration loop':<58} {unit:>7.1f} {1:>7.2f}")
     return 0
 
