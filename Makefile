@@ -40,6 +40,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.usage_log
+	$(BIN)/python -m benchmarks.http_routes
 
 bench-faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults --write

@@ -17,6 +17,8 @@ from fallback.core.models import ChatRequest, Message
 __all__ = ["chat_request", "new_request_id"]
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+"""With one of these an answer of the assistant needs no text."""
 MAX_MESSAGES = 10_000
 MAX_TOKENS = 10_000_000
 
@@ -38,18 +40,25 @@ def chat_request(
     source: str = "python",
     request_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    wire: bool = False,
 ) -> ChatRequest:
     """Return the request that these arguments make.
 
     Give `prompt`, or `messages`, or both: the prompt then is the last user message. `system` goes first. `temperature`
     is 0 to 2, `max_tokens` a whole number above 0, `deadline_s` seconds above 0. Raises RequestError, whose message
     says what to change. The types are loose on purpose: what comes in over HTTP is checked here.
+
+    `wire`: `messages` and `extra` came out of JSON as a chat completions call, which also takes messages without a
+    question, and empty ones.
     """
     if not isinstance(model, str) or not model.strip():
         raise RequestError("model must be a name, or left out for automatic choice", param="model")
-    whole = _messages(prompt, messages, system)
-    _refuse_what_is_no_json("messages", whole)
-    _refuse_what_is_no_json("extra", extra or {})
+    if wire:
+        whole = _wire_messages(messages)
+    else:
+        whole = _messages(prompt, messages, system)
+        _refuse_what_is_no_json("messages", whole)
+        _refuse_what_is_no_json("extra", extra or {})
     return ChatRequest(
         request_id=request_id or new_request_id(),
         messages=whole,
@@ -62,6 +71,13 @@ def chat_request(
     )
 
 
+def _wire_messages(messages: Any) -> tuple[Message, ...]:
+    whole = _listed(messages)
+    if not whole:
+        raise RequestError("messages is empty: send at least one message", param="messages")
+    return tuple(_message(message, position, may_be_empty=True) for position, message in enumerate(whole))
+
+
 def _messages(prompt: Any, messages: Any, system: Any) -> tuple[Message, ...]:
     whole: list[Message] = []
     if system is not None:
@@ -70,14 +86,7 @@ def _messages(prompt: Any, messages: Any, system: Any) -> tuple[Message, ...]:
         if system.strip():
             whole.append({"role": "system", "content": system})
     if messages is not None:
-        if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-            raise RequestError(
-                'messages must be a list of objects such as {"role": "user", "content": "..."}',
-                param="messages",
-            )
-        if len(messages) > MAX_MESSAGES:
-            raise RequestError(f"messages must hold at most {MAX_MESSAGES} of them", param="messages")
-        whole += [_message(message, f"messages[{position}]") for position, message in enumerate(messages)]
+        whole += [_message(message, position) for position, message in enumerate(_listed(messages))]
     if prompt is not None:
         if not isinstance(prompt, str):
             raise RequestError("prompt must be a text", param="prompt")
@@ -93,25 +102,36 @@ def _messages(prompt: Any, messages: Any, system: Any) -> tuple[Message, ...]:
     return tuple(whole)
 
 
-def _message(message: Any, path: str) -> Message:
+def _listed(messages: Any) -> Sequence[Any]:
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise RequestError(
+            'messages must be a list of objects such as {"role": "user", "content": "..."}', param="messages"
+        )
+    if len(messages) > MAX_MESSAGES:
+        raise RequestError(f"messages must hold at most {MAX_MESSAGES} of them", param="messages")
+    return messages
+
+
+def _message(message: Any, position: int, *, may_be_empty: bool = False) -> Message:
     if not isinstance(message, Mapping):
-        raise RequestError(f"{path} must be an object with role and content", param=path)
-    role = message.get("role")
+        raise _wrong(position, "", "must be an object with role and content")
+    role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role not in ROLES:
-        raise RequestError(f"{path}.role must be one of {', '.join(sorted(ROLES))}", param=f"{path}.role")
-    content = message.get("content")
-    if (
-        content is None
-        and role == "assistant"
-        and (message.get("tool_calls") or message.get("function_call"))
-    ):
+        raise _wrong(position, ".role", f"must be one of {', '.join(sorted(ROLES))}")
+    if isinstance(content, str):
+        if role == "user" and not may_be_empty and not content.strip():
+            raise _wrong(position, ".content", "is empty: write a question")
         return message
-    parts = isinstance(content, list) and content and all(isinstance(part, Mapping) for part in content)
-    if role == "user" and isinstance(content, str) and not content.strip():
-        raise RequestError(f"{path}.content is empty: write a question", param=f"{path}.content")
-    if not isinstance(content, str) and not parts:
-        raise RequestError(f"{path}.content must be a text or a list of parts", param=f"{path}.content")
+    if content is None and role == "assistant" and any(map(message.get, _INSTEAD_OF_CONTENT)):
+        return message
+    if not isinstance(content, list) or not content or not all(isinstance(part, Mapping) for part in content):
+        raise _wrong(position, ".content", "must be a text or a list of parts")
     return message
+
+
+def _wrong(position: int, member: str, what: str) -> RequestError:
+    path = f"messages[{position}]{member}"
+    return RequestError(f"{path} {what}", param=path)
 
 
 def _refuse_surrogates(message: Message) -> None:

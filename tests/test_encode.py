@@ -119,6 +119,21 @@ def test_max_completion_tokens_stand_alone() -> None:
     assert "max_tokens" not in found
 
 
+def test_together_is_told_the_limit_by_its_older_name() -> None:
+    found = body(
+        TogetherProvider(settings_of(max_tokens=100)), max_tokens=7, extra={"max_completion_tokens": 9}
+    )
+    assert found["max_tokens"] == 9
+    assert "max_completion_tokens" not in found
+
+
+def test_embedded_model_keeps_to_the_limit_by_either_name() -> None:
+    provider = EmbeddedProvider(settings_of(max_tokens=100))
+    assert body(provider, extra={"max_completion_tokens": 9})["max_tokens"] == 9
+    assert body(provider, max_tokens=8)["max_tokens"] == 8
+    assert body(provider, extra={"max_completion_tokens": 500})["max_tokens"] == 100
+
+
 @given(st.text(max_size=40))
 @settings(deadline=None)
 def test_any_text_arrives_as_it_was_and_half_a_character_as_a_question_mark(text: str) -> None:

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,12 +64,9 @@ def test_the_python_example_runs_as_it_stands(checkout: Path) -> None:
     assert "A small offline model answered; it may be wrong." in done.stdout
 
 
-@pytest.mark.local_model
-@pytest.mark.program
-@pytest.mark.usefixtures("local_weights")
-def test_the_curl_example_gets_the_answer_that_is_printed(checkout: Path) -> None:
-    command = shlex.split(block("sh", "curl -X POST").replace("\\\n", " "))
-    shown = json.loads(block("json", "{"))
+@pytest.fixture
+def port(checkout: Path) -> Iterator[str]:
+    """The port of the program, started as a newcomer starts it."""
     process = subprocess.Popen(
         [sys.executable, "main.py", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -80,16 +79,51 @@ def test_the_curl_example_gets_the_answer_that_is_printed(checkout: Path) -> Non
         assert process.stdout is not None
         found = re.search(r"http://[\w.]+:(\d+)", process.stdout.readline())
         assert found
-        url = next(word for word in command if word.startswith("http")).replace(":5000", f":{found.group(1)}")
-        header = command[command.index("-H") + 1].split(": ")
-        data = command[command.index("-d") + 1].encode()
-        request = urllib.request.Request(url, data=data, headers={header[0]: header[1]})  # noqa: S310 - ours
-        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - ours
-            answer = json.load(reply)
+        yield found.group(1)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
+
+
+def run_curl(example: str, port: str) -> tuple[Any, Any]:
+    """Send what the curl command `example` would. Returns the answer and its headers."""
+    command = shlex.split(example.replace("\\\n", " "))
+    url = next(word for word in command if word.startswith("http")).replace(":5000", f":{port}")
+    name, value = command[command.index("-H") + 1].split(": ")
+    data = command[command.index("-d") + 1].encode()
+    request = urllib.request.Request(url, data=data, headers={name: value})  # noqa: S310 - ours
+    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - ours
+        return json.load(reply), reply.headers
+
+
+@pytest.mark.local_model
+@pytest.mark.program
+@pytest.mark.usefixtures("local_weights")
+def test_the_curl_examples_get_the_answers_that_are_told(port: str) -> None:
+    answer, _ = run_curl(block("sh", "curl -X POST"), port)
+    shown = json.loads(block("json", "{"))
     assert {name: answer[name] for name in shown} == shown
+    completion, headers = run_curl(block("sh", "curl http://localhost:5000/v1/chat/completions"), port)
+    assert "Tokyo" in completion["choices"][0]["message"]["content"]
+    assert (headers["x-fallback-provider"], headers["x-fallback-degraded"]) == ("local_smollm", "true")
+
+
+@pytest.mark.local_model
+@pytest.mark.program
+@pytest.mark.usefixtures("local_weights")
+def test_the_example_with_openais_client_streams_the_answer(port: str, tmp_path: Path) -> None:
+    script = tmp_path / "openai_example.py"
+    script.write_text(block("python", "from openai import").replace(":5000", f":{port}"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env=without_keys(),
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Tokyo" in done.stdout
 
 
 def test_every_file_that_is_named_is_there() -> None:

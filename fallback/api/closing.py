@@ -1,8 +1,8 @@
 """The end of the program, while answers are still under way.
 
 Theory of operation: a server that was told to stop waits for its open answers, and one that streams for a minute would
-hold the exit for that long. So this listens to the same signals as the server, behind it: a moment later `wait()` returns,
-and whoever serves an answer ends it with an error that says so. A connection that blocks even that (a caller who does
+hold the exit for that long. So this listens to the same signals as the server, behind it: a moment later it tells whoever
+serves an answer, who ends it with an error that says so. A connection that blocks even that (a caller who does
 not read) is ended by a second interrupt, which servers take as "at once".
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 __all__ = ["Closing"]
@@ -28,16 +28,29 @@ class Closing:
     """Tells the answers under way that the program ends. Belongs to the event loop it is made on."""
 
     def __init__(self) -> None:
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._told: set[Callable[[], object]] = set()
         self._timers: list[asyncio.TimerHandle] = []
 
-    async def wait(self) -> None:
-        """Return when answers have to end."""
-        await self._closing.wait()
+    def tell(self, callback: Callable[[], object]) -> None:
+        """Call `callback` on the event loop when answers have to end, where they have to already as soon as possible."""
+        self._told.add(callback)
+        if self._closing:
+            asyncio.get_running_loop().call_soon(self._tell, callback)
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Do not call `callback` any more."""
+        self._told.discard(callback)
 
     def begin(self) -> None:
         """End the answers under way. To be called on the event loop."""
-        self._closing.set()
+        self._closing = True
+        for callback in tuple(self._told):
+            self._tell(callback)
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        if callback in self._told:
+            callback()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -21,7 +21,15 @@ from fallback.core.models import (
 )
 from fallback.core.roster import ProviderStatus
 
-__all__ = ["JsonResponse", "answer_object", "event_object", "json_text", "provider_object"]
+__all__ = [
+    "JsonResponse",
+    "answer_account",
+    "answer_object",
+    "attempt_object",
+    "event_object",
+    "json_text",
+    "provider_object",
+]
 
 
 def json_text(value: object) -> str:
@@ -56,7 +64,7 @@ def answer_object(answer: Answer) -> dict[str, Any]:
             "total_tokens": answer.usage.total_tokens,
         },
         "cost_usd": _money(answer.cost_usd),
-        "attempts": [_attempt(report) for report in answer.attempts],
+        "attempts": [attempt_object(report) for report in answer.attempts],
         "degraded": answer.degraded,
         "providers": list(answer.providers),
         "seams": list(answer.seams),
@@ -70,7 +78,33 @@ def answer_object(answer: Answer) -> dict[str, Any]:
     return made
 
 
-def _attempt(report: AttemptReport) -> dict[str, Any]:
+def answer_account(answer: Answer) -> dict[str, Any]:
+    """Return how an answer came about: what OpenAI's shape has no place for."""
+    made: dict[str, Any] = {
+        "request_id": answer.request_id,
+        "provider": answer.provider,
+        "model": answer.model,
+        "providers": list(answer.providers),
+        "parts": [
+            {"provider": part.provider, "model": part.model, "characters": part.characters}
+            for part in answer.parts
+        ],
+        "seams": list(answer.seams),
+        "degraded": answer.degraded,
+        "attempts": [attempt_object(report) for report in answer.attempts],
+        "activity_log": list(answer.activity_log),
+        "cost_usd": _money(answer.cost_usd),
+        "usage_estimated": answer.usage_estimated,
+        "latency_s": _seconds(answer.latency_s),
+        "time_to_first_token_s": _seconds(answer.time_to_first_token_s),
+    }
+    if answer.degraded:
+        made["note"] = activity.DEGRADED_NOTE
+    return made
+
+
+def attempt_object(report: AttemptReport) -> dict[str, Any]:
+    """Return one call as the answer tells of it."""
     failure, usage = report.failure, report.usage
     return {
         "number": report.number,

@@ -19,6 +19,7 @@ from fallback.core.errors import (
     StreamBrokenError,
     UnknownModelError,
 )
+from fallback.core.models import AttemptReport
 
 __all__ = ["ErrorReply", "Refusal", "error_reply", "settle"]
 
@@ -30,11 +31,18 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an accident
     """A request that is turned down before the router sees it. The message says what to change."""
 
     def __init__(
-        self, status: int, error_type: str, message: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        error_type: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.error_type = error_type
+        self.param = param
         self.headers = dict(headers or {})
 
 
@@ -47,10 +55,14 @@ class ErrorReply:
     error_type: str
     request_id: str
     activity_log: tuple[str, ...] = ()
+    attempts: tuple[AttemptReport, ...] = ()
+    """Every call that was made."""
+    param: str | None = None
+    """The argument that is wrong, where it is one."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON object."""
+        """Return the JSON object of the routes under /api."""
         return {
             "error": self.error,
             "error_type": self.error_type,
@@ -76,13 +88,16 @@ def error_reply(error: Exception, request_id: str) -> ErrorReply:
                 error=str(error),
                 error_type=error.error_type,
                 request_id=request_id,
+                param=error.param,
                 headers=error.headers,
             )
         case RequestError():
             status, kind = (
                 (404, "unknown_model") if isinstance(error, UnknownModelError) else (400, "invalid_request")
             )
-            return ErrorReply(status=status, error=str(error), error_type=kind, request_id=request_id)
+            return ErrorReply(
+                status=status, error=str(error), error_type=kind, request_id=request_id, param=error.param
+            )
         case NoAnswerError():
             return _no_answer(error)
         case _:
@@ -110,6 +125,7 @@ def _no_answer(error: NoAnswerError) -> ErrorReply:
         error_type=kind,
         request_id=error.request_id,
         activity_log=error.activity_log,
+        attempts=error.attempts,
         headers=headers,
     )
 

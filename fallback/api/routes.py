@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -14,6 +14,7 @@ from fallback.api.attend import CallerGoneError, attended
 from fallback.api.body import read_object
 from fallback.api.encode import JsonResponse, answer_object, provider_object
 from fallback.api.errors import ErrorReply, Refusal, settle
+from fallback.api.openai import openai_routes
 from fallback.api.providers import Providers
 from fallback.api.serving import Serving
 from fallback.api.sse import EventStream
@@ -43,13 +44,15 @@ def routes(serving: Serving) -> list[BaseRoute]:
 
     nothing = _Resource({})
     return [
+        # First, as the one that is asked most.
+        *openai_routes(serving),
         Route("/api/generate", _Resource({"POST": generate})),
         Route("/api/providers", _Resource({"GET": providers.show_all, "PATCH": providers.change_all})),
         Route("/api/providers/{name}", _Resource({"GET": providers.show, "PATCH": providers.change})),
         Route("/api/providers/{name}/test", _Resource({"POST": providers.test})),
         Route("/healthz", _Resource({"GET": _health})),
         Route("/readyz", _Resource({"GET": ready})),
-        *(Route(path, nothing) for path in ("/api", "/api/{rest:path}", "/v1", "/v1/{rest:path}")),
+        *(Route(path, nothing) for path in ("/api", "/api/{rest:path}")),
     ]
 
 
@@ -107,5 +110,5 @@ class _Resource:
             raise Refusal(405, "method_not_allowed", message, {"allow": self._allow})
         try:
             return await answering(request)
-        except (CallerGoneError, ClientDisconnect):
+        except CallerGoneError:
             return _GONE

@@ -60,6 +60,12 @@ class ChatRequest:
     source: str = "python"
     """Who asks: python, api, chat, cli. For the usage log."""
 
+    @property
+    def token_budget(self) -> int | None:
+        """The longest answer in tokens, by whichever of its two names the caller set it; None: no limit of the caller's."""
+        newer = self.extra.get("max_completion_tokens")
+        return newer if isinstance(newer, int) else self.max_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:

@@ -21,9 +21,9 @@ HISTORY_TOKENS = 1024
 class EmbeddedProvider(OpenAICompatibleProvider):
     """A small model run by this program.
 
-    Its temperature is its own, whatever the caller asked for: what suits a large model makes a small one ramble. Of
-    `max_tokens` the smaller value counts. Old messages are left out where the history grows long; of content in parts
-    it gets the text. It goes on with a last message of the assistant, as llama.cpp's server does.
+    Its temperature is its own, whatever the caller asked for: what suits a large model makes a small one ramble. Of the
+    caller's limit of the answer and its own the smaller one counts. Old messages are left out where the history grows
+    long; of content in parts it gets the text. It goes on with a last message of the assistant, as llama.cpp's server does.
     """
 
     prefills = True
@@ -40,7 +40,7 @@ class EmbeddedProvider(OpenAICompatibleProvider):
     def body(self, request: ChatRequest, candidate: Candidate) -> dict[str, Any]:
         """Return the JSON object to send."""
         ours = self.settings.max_tokens or DEFAULT_MAX_TOKENS
-        max_tokens = min(request.max_tokens or ours, ours)
+        max_tokens = min(request.token_budget or ours, ours)
         body: dict[str, Any] = {
             "model": candidate.model,
             "messages": self._fitting(request.messages, candidate.context_window, max_tokens),

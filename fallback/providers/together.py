@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fallback.core.models import Candidate, ChatRequest
 from fallback.providers.decode import Decoder
 from fallback.providers.openai_compatible import OpenAICompatibleProvider
 
@@ -32,9 +33,19 @@ class TogetherDecoder(Decoder):
 
 
 class TogetherProvider(OpenAICompatibleProvider):
-    """Together's chat completions. Usage comes with the last chunk without being asked for."""
+    """Together's chat completions. Usage comes with the last chunk without being asked for.
+
+    The limit of an answer has its older name here alone: https://docs.together.ai/reference/chat-completions-1.
+    """
 
     asks_for_usage = False
+
+    def body(self, request: ChatRequest, candidate: Candidate) -> dict[str, Any]:
+        """Return the JSON object to send."""
+        body = super().body(request, candidate)
+        if body.pop("max_completion_tokens", None) is not None:
+            body["max_tokens"] = request.token_budget
+        return body
 
     def decoder(self, *, wall: float, max_bytes: int, choices: int = 1) -> Decoder:
         """Return a decoder for one response."""
