@@ -38,6 +38,7 @@ def chat_request(
     source: str = "python",
     request_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    api_key_name: str | None = None,
 ) -> ChatRequest:
     """Return the request that these arguments make.
 
@@ -59,6 +60,7 @@ def chat_request(
         extra=dict(extra or {}),
         deadline_s=_deadline_s(deadline_s),
         source=source,
+        api_key_name=api_key_name,
     )
 
 
