@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -12,11 +11,8 @@ from starlette.requests import Request
 
 from fallback.api.errors import Refusal
 
-__all__ = ["MAX_BODY_BYTES", "read_object"]
+__all__ = ["read_object"]
 
-MAX_BODY_BYTES = 1024 * 1024
-BODY_LIMIT_S = 30.0
-"""How long a caller may take to send a body."""
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 
@@ -66,31 +62,8 @@ def _check_type(request: Request) -> None:
 
 
 async def _read(request: Request) -> bytes:
-    announced = request.headers.get("content-length", "")
-    # The length is looked at first, since int() of a very long number would raise.
-    if (
-        announced.isascii()
-        and announced.isdigit()
-        and (len(announced) > 15 or int(announced) > MAX_BODY_BYTES)
-    ):
-        raise _too_large()
-    whole = bytearray()
-    try:
-        async with asyncio.timeout(BODY_LIMIT_S):
-            async for piece in request.stream():
-                whole += piece
-                if len(whole) > MAX_BODY_BYTES:
-                    raise _too_large()
-    except TimeoutError:
-        message = f"the body was not there within {BODY_LIMIT_S:.0f} s"
-        raise Refusal(408, "body_timeout", message, _CLOSE) from None
-    return bytes(whole)
-
-
-def _too_large() -> Refusal:
-    return Refusal(
-        413, "body_too_large", "the body is larger than 1 MiB: shorten the prompt or the messages", _CLOSE
-    )
+    # How long it may be and take is the gate's matter, which `receive` comes from: see limits.
+    return b"".join([piece async for piece in request.stream()])
 
 
 def _parse(text: str) -> object:
