@@ -19,6 +19,7 @@ from fallback.api.connection import Connections
 from fallback.api.limits import Admission
 from fallback.api.metrics import CONTENT_TYPE, Metrics
 from fallback.api.middleware import Envelope, Gate, Rules
+from fallback.api.openapi import document_bytes
 from fallback.api.plain import PlainPath
 from fallback.api.routes import routes
 from fallback.api.sse import KEEP_ALIVE_S
@@ -103,6 +104,7 @@ class Program:
         """Return the routes of the API."""
         return [
             Route("/metrics", PlainPath(self._figures, CONTENT_TYPE)),
+            Route("/api/openapi.json", PlainPath(document_bytes, "application/json")),
             *routes(self),
         ]
 
