@@ -1,7 +1,8 @@
 """`python main.py`: the dashboard and the HTTP API on http://localhost:5000.
 
 Everything that can be wrong with address, port and configuration is found before anything is started: one clear line
-(for the configuration, every problem) on stderr, and exit status 2. With `--demo` the providers are simulated.
+(for the configuration, every problem) on stderr, and exit status 2. With `--demo` the providers are simulated, with
+`--api-only` there is no dashboard, and Streamlit is never imported.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import logging
+import ipaddress
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = "5000"
+MAX_WORKERS = 64
+BACKLOG = 2048
 EVERY_ADDRESS = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104 - compared with, not listened on
 
 
@@ -43,9 +46,20 @@ class _Start:
 
     settings: Settings
     demo: Demo | None
+    config: Path
     address: str
     port: int
     shown_host: str
+    api_only: bool
+    workers: int
+    metrics_port: int | None
+    insecure: bool
+
+    @property
+    def url(self) -> str:
+        """The address for a browser."""
+        shown = f"[{self.shown_host}]" if ":" in self.shown_host else self.shown_host
+        return f"http://{shown}:{self.port}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         except (ConfigError, StartError) as error:
             sys.stderr.write(f"{error}\n")
             return 2
+        if start.api_only:
+            return _serve_api(start)
         _serve(start)
     return 0
 
@@ -74,6 +90,7 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
     # What is wrong with .env is told by load().
     variables = read_variables(config.parent / ".env", os.environ, [])
     host, port = _address(options, variables)
+    workers, metrics_port = _workers(options)
     if options.demo:
         address, port = _free(host, port)
         demo = _demo(config, stack)
@@ -81,13 +98,41 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
     else:
         demo, settings = None, load(config)
         address, port = _free(host, port)
+    if not (settings.api_keys or options.insecure or ipaddress.ip_address(address).is_loopback):
+        raise StartError(
+            f"on {host} others could use your providers: set API_KEYS in .env, or say --insecure to let them"
+        )
     return _Start(
         settings=settings,
         demo=demo,
+        config=config,
         address=address,
         port=port,
         shown_host=EVERY_ADDRESS.get(host, "localhost" if host == DEFAULT_HOST else host),
+        api_only=options.api_only,
+        workers=workers,
+        metrics_port=metrics_port,
+        insecure=options.insecure,
     )
+
+
+def _workers(options: argparse.Namespace) -> tuple[int, int | None]:
+    """Return the number of workers, and the first of their own ports."""
+    count: str | None = options.workers
+    if count is None and options.metrics_port is None:
+        return 1, None
+    if not options.api_only or options.demo:
+        raise StartError("--workers and --metrics-port go with --api-only, and not with --demo")
+    if count is not None and not (count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= MAX_WORKERS):
+        raise StartError(f"--workers: expected a number from 1 to {MAX_WORKERS}, got {count[:40]!r}")
+    number = int(count or 1)
+    port: str | None = options.metrics_port
+    if port is None:
+        return number, None
+    highest = 65536 - number
+    if not (port.isascii() and port.isdigit() and 1 <= int(port[:9]) <= highest):
+        raise StartError(f"--metrics-port: expected a number from 1 to {highest}, got {port[:40]!r}")
+    return number, int(port)
 
 
 def _demo(config: Path, stack: contextlib.ExitStack) -> Demo:
@@ -104,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python main.py",
         description="Serves the LLM Fallback System: dashboard and HTTP API on one port.",
-        epilog="Keys, HOST, PORT and SESSION_SECRET are read from the environment and from .env beside the "
+        epilog="Keys, API_KEYS, ALLOWED_HOSTS, HOST, PORT and SESSION_SECRET are read from the environment and from .env beside the "
         "configuration file; an option wins over both.",
         allow_abbrev=False,
     )
@@ -120,6 +165,23 @@ def _parser() -> argparse.ArgumentParser:
         "--demo",
         action="store_true",
         help="simulate the cloud providers: needs no key, sends nothing anywhere, keeps its log in a temporary folder",
+    )
+    parser.add_argument(
+        "--api-only", action="store_true", help="serve the HTTP API alone, without the dashboard"
+    )
+    parser.add_argument(
+        "--workers", metavar="N", help="with --api-only: how many processes serve it (default 1)"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        metavar="PORT",
+        help="with --api-only: let each worker listen on a port of its own as well, from this one on, so that the "
+        "metrics of each can be read; on 127.0.0.1 alone",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve others than this machine although there are no API_KEYS",
     )
     return parser
 
@@ -138,6 +200,13 @@ def _address(options: argparse.Namespace, variables: dict[str, str]) -> tuple[st
 
 def _free(host: str, port: int) -> tuple[str, int]:
     """Return the numeric address of `host` and a port that is free there, found out by binding it for a moment."""
+    with _listener(host, port) as trial:
+        address = trial.getsockname()
+        return str(address[0]), int(address[1])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on `host` and `port`. Raises StartError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -146,15 +215,18 @@ def _free(host: str, port: int) -> tuple[str, int]:
         ) from None
     # localhost is both 127.0.0.1 and ::1: the one that every browser tries.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-    with socket.socket(family) as trial:
+    made = socket.socket(family)
+    try:
         if os.name != "nt":
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(address)
-            trial.listen(1)
-        except OSError as error:
-            raise StartError(_binding_failure(host, port, error)) from None
-        return str(address[0]), int(trial.getsockname()[1])
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(address)
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise StartError(_binding_failure(host, port, error)) from None
+    return made
 
 
 def _binding_failure(host: str, port: int, error: OSError) -> str:
@@ -173,8 +245,10 @@ def _serve(start: _Start) -> None:
     settings, demo = start.settings, start.demo
 
     def started(router: ModelRouter) -> None:
-        shown = f"[{start.shown_host}]" if ":" in start.shown_host else start.shown_host
-        lines = [f"LLM Fallback System on http://{shown}:{start.port}"]
+        lines = [f"LLM Fallback System on {start.url}"]
+        if not ipaddress.ip_address(start.address).is_loopback:
+            # Keys guard the API; a page in a browser has none to show.
+            lines.append("The dashboard asks nobody for a key; --api-only serves the API alone.")
         if settings.banner is not None:
             lines.append(f"{settings.banner}. No key is used, and nothing leaves this machine.")
         for status in router.status():
@@ -188,12 +262,14 @@ def _serve(start: _Start) -> None:
     if settings.session_secret is not None:
         # Streamlit takes this one from nowhere else.
         os.environ["STREAMLIT_SERVER_COOKIE_SECRET"] = settings.session_secret.reveal()
-    # The server tells of its start and end step by step; what matters of that is said by `started`.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
     # Here, because it takes a second that a wrong port number need not cost.
+    from fallback.api.server import quiet_server_log, raise_file_limit
     from streamlit_app import app, program
 
-    program.configure(settings, started=started, ending=demo.end if demo is not None else lambda: None)
+    quiet_server_log()
+    raise_file_limit()
+    ending = demo.end if demo is not None else lambda: None
+    program.configure(settings, started=started, ending=ending, insecure=start.insecure)
     app.run(
         config={
             "server.address": start.address,
@@ -202,6 +278,46 @@ def _serve(start: _Start) -> None:
             "logger.hideWelcomeMessage": True,
         }
     )
+
+
+def _serve_api(start: _Start) -> int:
+    """Serve the API alone. Returns the exit status."""
+    # Here, because a wrong port number need not wait for it.
+    from fallback.api.program import Program
+    from fallback.api.server import application, serve
+    from fallback.api.workers import Supervisor, Task
+
+    demo = start.demo
+
+    def tell() -> None:
+        count = f", {start.workers} workers" if start.workers > 1 else ""
+        banner = f". {start.settings.banner}" if start.settings.banner is not None else ""
+        sys.stdout.write(f"LLM Fallback System on {start.url} (HTTP API alone{count}){banner}\n")
+        sys.stdout.flush()
+
+    def started(router: ModelRouter) -> None:
+        tell()
+        if demo is not None:
+            demo.begin(router)
+
+    try:
+        listener = _listener(start.address, start.port)
+    except StartError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    with listener:
+        if start.workers > 1 or start.metrics_port is not None:
+            task = Task(
+                config=start.config,
+                count=start.workers,
+                insecure=start.insecure,
+                own_ports=start.metrics_port,
+            )
+            return Supervisor(task, listener, started=tell).run()
+        program = Program(start.config)
+        ending = demo.end if demo is not None else lambda: None
+        program.configure(start.settings, started=started, ending=ending, insecure=start.insecure)
+        return 0 if serve(application(program), [listener]) else 1
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -5,6 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from fallback.api import Program
+from fallback.api.connection import guard_streamlit
 
 HERE = Path(__file__).resolve().parent
 
@@ -12,6 +13,8 @@ program = Program(
     HERE / "providers.yaml",
     warm=("pandas", "altair", "fallback.ui.chat", "fallback.ui.providers", "fallback.ui.analytics"),
 )
+
+guard_streamlit()
 
 # Streamlit looks for this very call in the syntax tree: a function that returns an App would not be found.
 app = st.App(

@@ -41,6 +41,7 @@ def chat_request(
     request_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
     wire: bool = False,
+    api_key_name: str | None = None,
 ) -> ChatRequest:
     """Return the request that these arguments make.
 
@@ -68,6 +69,7 @@ def chat_request(
         extra=dict(extra or {}),
         deadline_s=_deadline_s(deadline_s),
         source=source,
+        api_key_name=api_key_name,
     )
 
 

@@ -31,7 +31,7 @@ from fallback.usage_log import UsageLog
 if TYPE_CHECKING:
     from fallback.analytics import Analytics
 
-__all__ = ["Wiring", "assemble"]
+__all__ = ["Recorder", "Wiring", "assemble"]
 
 Record = Callable[[Mapping[str, object]], object]
 
@@ -70,6 +70,32 @@ class WholeLog:
             analytics.close()
 
 
+class Recorder:
+    """Takes every line about what happened: the usage log first, then whoever else wants to know.
+
+    Listeners are called in the thread that the line comes from, and may not raise.
+    """
+
+    def __init__(self, write: Record) -> None:
+        self._write = write
+        self._listeners: tuple[Record, ...] = ()
+
+    def __call__(self, line: Mapping[str, object]) -> object:
+        """Write `line`, and tell it on."""
+        written = self._write(line)
+        for listener in self._listeners:
+            listener(line)
+        return written
+
+    def listen(self, listener: Record) -> None:
+        """Tell `listener` every line from now on."""
+        self._listeners = (*self._listeners, listener)
+
+    def forget(self, listener: Record) -> None:
+        """Tell it no more."""
+        self._listeners = tuple(each for each in self._listeners if each != listener)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
     """Everything that the routers of one program share."""
@@ -77,6 +103,8 @@ class Wiring:
     settings: Settings
     context: RoutingContext
     log: UsageLog
+    recorder: Recorder
+    """What every line goes through on its way to the log."""
     models: Mapping[str, LocalModel]
     """The embedded models by the name of their provider."""
     switchboard: Switchboard
@@ -139,7 +167,7 @@ def assemble(
     providers = {provider.name: _DIALECTS[provider.type](provider) for provider in settings.providers}
     roster = Roster([_slot(provider) for provider in providers.values()], settings.routing, jitter=jitter)
     log = UsageLog(settings.log.folder, rotate_bytes=settings.log.rotate_bytes, wall=wall)
-    append: Record = record or log.append
+    append = Recorder(record or log.append)
 
     def tell(changes: Iterable[StateChange], request_id: str | None) -> None:
         for line in change_lines(changes, wall(), request_id):
@@ -173,6 +201,7 @@ def assemble(
         settings=settings,
         context=context,
         log=log,
+        recorder=append,
         models=models,
         switchboard=switchboard,
         board=board,

@@ -17,20 +17,22 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from fallback.api import Program
-from fallback.api.body import MAX_BODY_BYTES
 from fallback.api.closing import Closing
 from fallback.api.encode import answer_object
-from fallback.api.middleware import CONTENT_SECURITY_POLICY
+from fallback.api.middleware import CONTENT_SECURITY_POLICY, Envelope
 from fallback.api.routes import GENERATE_FIELDS, routes
+from fallback.config import ApiSettings
 from fallback.core.errors import ConfigError
 from fallback.core.models import Answer, AttemptReport, Choice, Role, Usage
 from fallback.router import AsyncModelRouter, ModelRouter, get_router, set_router
 from fallback.standin import Fault, StandInThread
 
 KEY = "test-key-not-real"
+MAX_BODY_BYTES = ApiSettings().max_body_bytes
 JSON = {"content-type": "application/json"}
 CONFIG = """
 providers:
@@ -587,8 +589,8 @@ class Broken:
         raise AssertionError
 
 
-def test_unexpected_exception_is_500_without_its_text(config: Path, caplog: pytest.LogCaptureFixture) -> None:
-    app = Starlette(routes=routes(Broken()), middleware=Program(config).middleware())
+def test_unexpected_exception_is_500_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    app = Starlette(routes=routes(Broken()), middleware=[Middleware(Envelope)])
     with caplog.at_level(logging.ERROR):
         reply = ask(TestClient(app))
     error = reply.json()
@@ -735,5 +737,21 @@ def test_documentation_names_every_route_field_and_status(client: TestClient, st
     fields |= set(GENERATE_FIELDS) | {name for _, data in events for name in data}
     fields |= {name for name, _ in events} | {"waiting", "error"}
     assert fields - rows == set()
-    statuses = {"200", "204", "400", "404", "405", "408", "413", "415", "429", "500", "503", "504"}
+    statuses = {
+        "200",
+        "204",
+        "400",
+        "401",
+        "403",
+        "404",
+        "421",
+        "405",
+        "408",
+        "413",
+        "415",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
     assert statuses - rows == set()

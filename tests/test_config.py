@@ -88,7 +88,13 @@ class TestShippedFiles:
     def test_the_example_environment_holds_names_and_no_values(self) -> None:
         lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
         assignments = [line for line in lines if line and not line.startswith("#")]
-        assert assignments == ["GROQ_API_KEY=", "TOGETHER_LLAMA_API_KEY=", "SESSION_SECRET="]
+        assert assignments == [
+            "GROQ_API_KEY=",
+            "TOGETHER_LLAMA_API_KEY=",
+            "SESSION_SECRET=",
+            "API_KEYS=",
+            "ALLOWED_HOSTS=",
+        ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:
         assert set(ACCEPTED_KEYS["routing"]) == {item.name for item in fields(RoutingPolicy)} - {"routes"}
@@ -102,6 +108,7 @@ class TestShippedFiles:
             "timeouts": "### Timeouts",
             "routing": "## Routing",
             "log": "## Log",
+            "api": "## Limits of the HTTP server",
         }
         text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
         chapter = re.split(r"^#", text.split(f"\n{headings[block]}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
@@ -567,7 +574,10 @@ class TestKeys:
     @pytest.mark.parametrize("key", [*ACCEPTED_KEYS[""], HIDDEN])
     def test_a_key_pasted_anywhere_else_is_never_shown(self, tmp_path: Path, key: str) -> None:
         values: list[object] = [HIDDEN, {HIDDEN: HIDDEN}, {HIDDEN: [HIDDEN]}]
-        values += [{name: HIDDEN} for name in (*ACCEPTED_KEYS["routing"], *ACCEPTED_KEYS["log"])]
+        values += [
+            {name: HIDDEN}
+            for name in (*ACCEPTED_KEYS["routing"], *ACCEPTED_KEYS["log"], *ACCEPTED_KEYS["api"])
+        ]
         for value in values:
             assert HIDDEN not in "".join(
                 problems(tmp_path, {"providers": [provider(modle=1)], "zzz": 1, key: value})

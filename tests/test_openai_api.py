@@ -33,11 +33,13 @@ from openai_api import (
     serving,
 )
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
 from fallback.api import Program
 from fallback.api.closing import Closing
+from fallback.api.middleware import Envelope
 from fallback.api.openai import errors as errors_module
 from fallback.api.openai import wanted as wanted_module
 from fallback.api.openai.chunks import Chunks
@@ -690,10 +692,10 @@ def test_stream_that_is_said_to_its_end_gets_no_last_word() -> None:
 
 
 HALVES = {
-    "half of the head": b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconte",
-    "half of the body": b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    "half of the head": b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconte",
+    "half of the body": b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b'content-length: 100\r\n\r\n{"messages": [',
-    "half of a chunk": b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    "half of a chunk": b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b'transfer-encoding: chunked\r\n\r\n40\r\n{"messages"',
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20 + b"\r\n\r\n",
 }
@@ -718,7 +720,7 @@ def test_request_that_stops_half_way_harms_nobody_else(
 def test_pipelined_requests_are_answered_in_order(config: Path) -> None:
     def request(model: str) -> bytes:
         body = json.dumps({"model": model, "messages": HELLO}).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
     with (
@@ -1002,10 +1004,8 @@ class Broken:
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/models"])
-def test_unexpected_exception_is_500_without_its_text(
-    config: Path, caplog: pytest.LogCaptureFixture, path: str
-) -> None:
-    client = TestClient(Starlette(routes=routes(Broken()), middleware=Program(config).middleware()))
+def test_unexpected_exception_is_500_without_its_text(caplog: pytest.LogCaptureFixture, path: str) -> None:
+    client = TestClient(Starlette(routes=routes(Broken()), middleware=[Middleware(Envelope)]))
     with caplog.at_level(logging.ERROR):
         reply = ask(client) if path == PATH else client.get(path)
     error = reply.json()["error"]

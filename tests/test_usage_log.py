@@ -872,6 +872,7 @@ def request_of(*, log_content: bool = False, answer: Answer = ANSWER) -> dict[st
         answer=answer,
         log_content=log_content,
         prompt=[{"role": "user", "content": "What is the capital of Japan?"}],
+        api_key_name="alice",
     )
 
 

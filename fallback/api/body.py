@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,7 @@ from fallback.api.attend import CallerGoneError
 from fallback.api.errors import Refusal
 from fallback.api.parse import parse_object
 
-__all__ = ["MAX_BODY_BYTES", "headers_of", "read_object", "receive_object"]
-
-MAX_BODY_BYTES = 1024 * 1024
-BODY_LIMIT_S = 30.0
-"""How long a caller may take to send a body."""
+__all__ = ["headers_of", "read_object", "receive_object"]
 
 Headers = Mapping[bytes, bytes]
 
@@ -44,7 +39,7 @@ async def receive_object(
     """
     if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
         _check_type(headers)
-    raw = await _read(headers, receive)
+    raw = await _read(receive)
     if raw and not raw.isspace():
         return parse_object(raw)
     if may_be_empty:
@@ -67,31 +62,14 @@ def _check_type(headers: Headers) -> None:
         raise Refusal(415, "unsupported_media_type", "send the body without content-encoding", _CLOSE)
 
 
-async def _read(headers: Headers, receive: Receive) -> bytes:
-    announced = headers.get(b"content-length", b"")
-    # The length is looked at first, since int() of a very long number would raise.
-    if announced.isdigit() and (len(announced) > 15 or int(announced) > MAX_BODY_BYTES):
-        raise _too_large()
+async def _read(receive: Receive) -> bytes:
+    # How long it may be and take is the gate's matter, which `receive` comes from: see limits.
     pieces: list[bytes] = []
-    length, more = 0, True
-    try:
-        async with asyncio.timeout(BODY_LIMIT_S):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise CallerGoneError
-                pieces.append(message.get("body", b""))
-                length += len(pieces[-1])
-                if length > MAX_BODY_BYTES:
-                    raise _too_large()
-                more = message.get("more_body", False)
-    except TimeoutError:
-        told = f"the body was not there within {BODY_LIMIT_S:.0f} s"
-        raise Refusal(408, "body_timeout", told, _CLOSE) from None
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGoneError
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _too_large() -> Refusal:
-    return Refusal(
-        413, "body_too_large", "the body is larger than 1 MiB: shorten the prompt or the messages", _CLOSE
-    )

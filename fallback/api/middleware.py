@@ -1,18 +1,29 @@
-"""What every answer of the program carries, the dashboard's included: a request id and the security headers.
+"""What stands around every answer of the program, the dashboard's included: `Envelope` outside, `Gate` inside it.
 
-Pure ASGI: it never buffers, so that streams stay streams.
+The envelope gives a request its id and an answer its security headers. The gate lets in who may come in, counts who is in,
+and hands bodies on through a limit. Pure ASGI: nothing is ever buffered, so that streams stay streams.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fallback.api.access import Access
+from fallback.api.connection import STATE_KEY, Connections
+from fallback.api.errors import Refusal
+from fallback.api.limits import Admission, LimitedBody, check_length
+from fallback.api.refusing import family_of, refusal_response
+from fallback.config import ApiSettings
 from fallback.intake import new_request_id
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Envelope"]
+__all__ = ["CONTENT_SECURITY_POLICY", "Envelope", "Gate", "Rules"]
 
 CONTENT_SECURITY_POLICY = (
     "img-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -20,6 +31,27 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'self'; frame-ancestors 'self'"
 )
 """Streamlit's page runs under it; what a model writes cannot make a browser call another host."""
+
+_HEADERS = (
+    ("content-security-policy", CONTENT_SECURITY_POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+)
+_RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS)
+_DISCARDED_BYTES = 16 * 1024
+"""So much of a body that nobody reads is taken off the line; a longer one ends the connection."""
+
+
+@dataclass(kw_only=True)
+class Rules:
+    """What the gate goes by while the program runs. Belongs to one event loop."""
+
+    access: Access
+    limits: ApiSettings
+    admission: Admission
+    connections: Connections
+    refused: Counter[str] = field(default_factory=Counter)
+    """How often a request was turned down, by `error_type`."""
 
 
 class Envelope:
@@ -55,16 +87,150 @@ class Envelope:
             return
         request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
+        ours = family_of(scope["path"]) != "page"
+        own = (b"x-request-id", request_id.encode())
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["content-security-policy"] = CONTENT_SECURITY_POLICY
-                headers["x-content-type-options"] = "nosniff"
-                headers["referrer-policy"] = "no-referrer"
+                if ours:
+                    # Our own routes set none of these, so nothing has to be looked for.
+                    message["headers"] = [*message.get("headers", ()), own, *_RAW_HEADERS]
+                else:
+                    headers = MutableHeaders(scope=message)
+                    headers["x-request-id"] = request_id
+                    for name, value in _HEADERS:
+                        headers[name] = value
                 if self._is_demo():
-                    headers["x-fallback-demo"] = "1"
+                    message["headers"].append((b"x-fallback-demo", b"1"))
             await send(message)
 
         await self._app(scope, receive, marked)
+
+
+class Gate:
+    """Lets requests in by the rules, which are there once the program runs."""
+
+    def __init__(self, app: ASGIApp, *, rules: Callable[[], Rules | None]) -> None:
+        """Wrap `app`; `rules` gives None while the program is not running."""
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, self._marked(scope, send))
+            return
+        rules = self._rules()
+        if rules is None:
+            if scope["type"] == "http":
+                refusal = Refusal(503, "starting", "the program is not running yet", {"retry-after": "1"})
+                await self._refuse(refusal, scope, receive, send)
+            return
+        try:
+            admitted = _admit(scope, rules)
+        except Refusal as refusal:
+            rules.refused[refusal.error_type] += 1
+            await self._refuse(refusal, scope, receive, send)
+            return
+        if admitted is None:
+            await self._app(scope, receive, send)
+            return
+        if admitted.length is not None or admitted.chunked:
+            receive = LimitedBody(receive, rules.limits)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            rules.admission.leave()
+
+    def _marked(self, scope: Scope, send: Send) -> Send:
+        """Return `send` of a lifespan; what it has begun the server's connections are told of."""
+
+        async def marked(message: Message) -> None:
+            rules = self._rules()
+            if message["type"] == "lifespan.startup.complete" and rules is not None and "state" in scope:
+                scope["state"][STATE_KEY] = rules.connections
+            await send(message)
+
+        return marked
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": str(refusal)[:120]})
+            return
+        if _has_long_body(scope):
+            refusal.headers["connection"] = "close"
+        response = refusal_response(refusal, scope["path"], scope["state"]["request_id"])
+        await response(scope, receive, send)
+
+
+@dataclass(slots=True)
+class _Headers:
+    """What the gate reads of the headers of a request."""
+
+    hosts: list[bytes]
+    authorizations: list[bytes]
+    length: bytes | None = None
+    """The announced length of the body."""
+    chunked: bool = False
+
+
+def _read(headers: list[tuple[bytes, bytes]]) -> _Headers:
+    found = _Headers([], [])
+    for name, value in headers:
+        if name == b"host":
+            found.hosts.append(value)
+        elif name == b"authorization":
+            found.authorizations.append(value)
+        elif name == b"content-length":
+            found.length = value
+        elif name == b"transfer-encoding":
+            found.chunked = True
+    return found
+
+
+def _admit(scope: Scope, rules: Rules) -> _Headers | None:
+    """Raise Refusal where the request is not let in; return its headers where it is counted, and has to be counted out."""
+    access = rules.access
+    address = scope.get("server")
+    server = address[0] if address else None
+    access.check_network(server)
+    headers = _read(scope["headers"])
+    path: str = scope["path"]
+    state: dict[str, Any] = scope.setdefault("state", {})
+    state["api_key_name"] = None
+    # Kubernetes and load balancers ask these two by address or under names of their own.
+    if path not in {"/healthz", "/readyz"}:
+        access.check_host(headers.hosts, server)
+    family = family_of(path)
+    if family == "page" or path == "/healthz":
+        return None
+    if path == "/readyz":
+        state["may_see_details"] = _may_see_details(access, headers, server)
+        return None
+    key_name = access.key_name(headers.authorizations)
+    if family == "probe":
+        return None
+    state["api_key_name"] = key_name
+    # Before it is counted in, so that a body that is too long need not be counted out.
+    check_length(headers.length, rules.limits)
+    client = scope.get("client")
+    rules.admission.enter(key_name or (client[0] if client else ""), asyncio.get_running_loop().time())
+    return headers
+
+
+def _may_see_details(access: Access, headers: _Headers, server: str | None) -> bool:
+    """Return whether a caller of /readyz may read more than the status."""
+    try:
+        access.check_host(headers.hosts, server)
+        access.key_name(headers.authorizations)
+    except Refusal:
+        return False
+    return True
+
+
+def _has_long_body(scope: Scope) -> bool:
+    headers = _read(scope["headers"])
+    length = headers.length
+    if length is None:
+        return headers.chunked
+    return not length.isdigit() or len(length) > 9 or int(length) > _DISCARDED_BYTES

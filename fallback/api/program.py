@@ -11,10 +11,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
+from fallback.api.access import Access
 from fallback.api.closing import Closing
-from fallback.api.middleware import Envelope
+from fallback.api.connection import Connections
+from fallback.api.limits import Admission
+from fallback.api.metrics import CONTENT_TYPE, Metrics
+from fallback.api.middleware import Envelope, Gate, Rules
+from fallback.api.openapi import document_bytes
+from fallback.api.plain import PlainPath
 from fallback.api.routes import routes
 from fallback.api.sse import KEEP_ALIVE_S
 from fallback.config import Settings, load
@@ -51,6 +57,9 @@ class Program:
         self._closing: Closing | None = None
         self._startup_problem: str | None = None
         self._is_demo = False
+        self._insecure = False
+        self._metrics: Metrics | None = None
+        self._rules: Rules | None = None
 
     def configure(
         self,
@@ -58,14 +67,17 @@ class Program:
         *,
         started: Callable[[ModelRouter], None],
         ending: Callable[[], None] = lambda: None,
+        insecure: bool = False,
     ) -> None:
         """Take `settings` instead of reading a file, and call `started` once everything is up.
 
-        `ending` is called before the routers are closed, on another thread than the event loop's.
+        `ending` is called before the routers are closed, on another thread than the event loop's. `insecure` lets
+        others than this machine in although there are no keys.
         """
         self._config = settings
         self._started = started
         self._ending = ending
+        self._insecure = insecure
 
     @property
     def router(self) -> AsyncModelRouter:
@@ -81,14 +93,31 @@ class Program:
             raise RuntimeError("the program is not running: its lifespan has to be entered first")
         return self._closing
 
+    @property
+    def metrics(self) -> Metrics:
+        """The figures of this process. RuntimeError before the start and after the end."""
+        if self._metrics is None:
+            raise RuntimeError("the program is not running: its lifespan has to be entered first")
+        return self._metrics
+
     def routes(self) -> list[BaseRoute]:
         """Return the routes of the API."""
-        return routes(self)
+        return [
+            Route("/metrics", PlainPath(self._figures, CONTENT_TYPE)),
+            Route("/api/openapi.json", PlainPath(document_bytes, "application/json")),
+            *routes(self),
+        ]
+
+    def _figures(self) -> bytes:
+        return self.metrics.text()
 
     def middleware(self) -> list[Middleware]:
         """Return what stands around every answer."""
         return [
-            Middleware(Envelope, startup_problem=lambda: self._startup_problem, is_demo=lambda: self._is_demo)
+            Middleware(
+                Envelope, startup_problem=lambda: self._startup_problem, is_demo=lambda: self._is_demo
+            ),
+            Middleware(Gate, rules=lambda: self._rules),
         ]
 
     @contextlib.asynccontextmanager
@@ -97,7 +126,11 @@ class Program:
         router, own = self._open()
         self._closing = Closing()
         self._router = AsyncModelRouter(router.wiring)
-        self._is_demo = router.wiring.settings.banner is not None
+        wiring = router.wiring
+        self._is_demo = wiring.settings.banner is not None
+        self._rules = _rules(wiring.settings, insecure=self._insecure)
+        self._metrics = Metrics(wiring, lambda: self._rules)
+        wiring.recorder.listen(self._metrics.count)
         try:
             self._started(router)
             threading.Thread(target=self._load, name="fallback-warm", daemon=True).start()
@@ -108,6 +141,8 @@ class Program:
             await asyncio.to_thread(self._ending)
             closed, self._router = self._router, None
             await closed.aclose()
+            wiring.recorder.forget(self._metrics.count)
+            self._metrics = self._rules = None
             if own:
                 set_router(None)
                 await asyncio.to_thread(router.close)
@@ -132,3 +167,13 @@ class Program:
         router = ModelRouter(settings)
         set_router(router)
         return router, True
+
+
+def _rules(settings: Settings, *, insecure: bool) -> Rules:
+    limits = settings.api
+    return Rules(
+        access=Access(keys=settings.api_keys, hosts=settings.allowed_hosts, insecure=insecure),
+        limits=limits,
+        admission=Admission(limits),
+        connections=Connections(limits),
+    )

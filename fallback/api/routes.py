@@ -36,11 +36,12 @@ def routes(serving: Serving) -> list[BaseRoute]:
     """Return every route; the last ones answer whatever else begins like an API call, which the dashboard would."""
     generate, providers = _Generate(serving), Providers(serving)
 
-    async def ready(_request: Request) -> Response:
-        providers = [provider_object(status) for status in serving.router.status()]
-        if serving.router.ready():
-            return JsonResponse({"status": "ready", "providers": providers})
-        return JsonResponse({"status": "not_ready", "providers": providers}, 503)
+    async def ready(request: Request) -> Response:
+        is_ready = serving.router.ready()
+        shown: dict[str, Any] = {"status": "ready" if is_ready else "not_ready"}
+        if getattr(request.state, "may_see_details", True):
+            shown["providers"] = [provider_object(status) for status in serving.router.status()]
+        return JsonResponse(shown, 200 if is_ready else 503)
 
     nothing = _Resource({})
     return [
@@ -76,7 +77,9 @@ class _Generate:
         stream = given.pop("stream", False)
         if not isinstance(stream, bool):
             raise Refusal(400, "invalid_request", "stream must be true or false")
-        chat = chat_request(**given, source="api", request_id=request.state.request_id)
+        state = request.state
+        key_name = getattr(state, "api_key_name", None)
+        chat = chat_request(**given, source="api", request_id=state.request_id, api_key_name=key_name)
         router, closing = self._serving.router, self._serving.closing
         if stream:
             return EventStream(router.ask(chat), closing, keep_alive_s=self._serving.keep_alive_s)

@@ -59,6 +59,8 @@ class ChatRequest:
     """Seconds from the start of the request in which everything must happen."""
     source: str = "python"
     """Who asks: python, api, chat, cli. For the usage log."""
+    api_key_name: str | None = None
+    """The name of the key that the caller showed, never the key; None where there was none. For the usage log."""
 
     @property
     def token_budget(self) -> int | None:

@@ -259,6 +259,7 @@ class Exchange:
                 drill=self._any_drilled,
                 log_content=self._context.log_content,
                 prompt=self.request.messages,
+                api_key_name=self.request.api_key_name,
                 **fields,
             )
         )

@@ -52,7 +52,13 @@ class _Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
         headers = headers_of(scope)
         body = await receive_object(headers, receive, example=_EXAMPLE)
-        asked = wanted(body, request_id=scope["state"]["request_id"], deadline=headers.get(_DEADLINE))
+        state = scope["state"]
+        asked = wanted(
+            body,
+            request_id=state["request_id"],
+            deadline=headers.get(_DEADLINE),
+            api_key_name=state.get("api_key_name"),
+        )
         router, closing = self._serving.router, self._serving.closing
         if not asked.stream:
             return completion_reply(await attended(router.answer(asked.chat), receive, closing))

@@ -39,7 +39,13 @@ class Wanted:
     """Whether a stream is to end with a chunk that tells the usage."""
 
 
-def wanted(body: Mapping[str, Any], *, request_id: str, deadline: bytes | None = None) -> Wanted:
+def wanted(
+    body: Mapping[str, Any],
+    *,
+    request_id: str,
+    deadline: bytes | None = None,
+    api_key_name: str | None = None,
+) -> Wanted:
     """Return what `body` asks for. `deadline` is the value of the header. Raises RequestError."""
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
@@ -63,6 +69,7 @@ def wanted(body: Mapping[str, Any], *, request_id: str, deadline: bytes | None =
         request_id=request_id,
         extra=extra,
         wire=True,
+        api_key_name=api_key_name,
     )
     return Wanted(chat=chat, stream=bool(stream), include_usage=_include_usage(body, bool(stream)))
 

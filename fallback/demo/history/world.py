@@ -17,7 +17,7 @@ from fallback.demo.history.timeline import Timeline
 from fallback.drills import Drill
 from fallback.loop import RoutingContext
 from fallback.state import MemoryStateStore
-from fallback.switchboard import never_sooner
+from fallback.switchboard import settled
 from fallback.usage_log import UsageLog
 from fallback.wiring import assemble
 
@@ -34,7 +34,7 @@ class World:
     def __init__(self, settings: Settings, timeline: Timeline, log: UsageLog, *, draw: Random) -> None:
         """Assemble the program that `settings` describe; its log is `log`, its time that of `timeline`."""
         self._timeline = timeline
-        store = MemoryStateStore(merge=never_sooner, wall=timeline.wall)
+        store = MemoryStateStore(merge=settled, wall=timeline.wall)
         wiring = assemble(
             settings,
             clock=timeline.clock,

@@ -1,0 +1,201 @@
+"""One HTTP connection, held to limits that uvicorn does not have.
+
+Theory of operation: uvicorn's protocol, which parses and answers, stands between two small additions. What comes in is
+counted until the headers of a request are whole, and what is sent ahead of an answer is left in the kernel. And once a second
+`Connections` looks at each open connection: headers that do not come to an end, a caller who takes nothing of an answer,
+a connection on which nothing happens. One timer for all of them, so that a request pays nothing for it.
+
+The limits come with the lifespan's state, under `STATE_KEY`; without them a connection is as uvicorn made it. How long a body
+may take is the matter of `limits`, which can still answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http import auto
+
+from fallback.config import ApiSettings
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
+else:
+    # That of httptools where it is installed, else that of h11: what is used here they have in common.
+    Base = auto.AutoHTTPProtocol
+
+__all__ = ["STATE_KEY", "Connections", "GuardedProtocol", "guard_streamlit"]
+
+STATE_KEY = "fallback.connections"
+SWEEP_S = 1.0
+MAX_AHEAD_BYTES = 64 * 1024
+"""What may be sent behind a request that is not answered yet before reading pauses."""
+
+_END_OF_HEAD = b"\r\n\r\n"
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+class Connections:
+    """The open connections of one server. Belongs to the event loop it is used on."""
+
+    def __init__(self, limits: ApiSettings) -> None:
+        self.limits = limits
+        self.cut_off = 0
+        """How many were ended because they met a limit."""
+        self._open: set[GuardedProtocol] = set()
+        self._every_s = min(
+            SWEEP_S,
+            *(
+                each / 4
+                for each in (limits.header_timeout_s, limits.send_timeout_s, limits.keep_alive_timeout_s)
+            ),
+        )
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: GuardedProtocol) -> bool:
+        """Take `connection` in; False where there is no room for it."""
+        if len(self._open) >= self.limits.max_connections:
+            self.cut_off += 1
+            return False
+        self._open.add(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._sweep)
+        return True
+
+    def discard(self, connection: GuardedProtocol) -> None:
+        """Forget `connection`."""
+        self._open.discard(connection)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in tuple(self._open):
+            connection.check(now)
+        self._timer = loop.call_later(self._every_s, self._sweep) if self._open else None
+
+
+class GuardedProtocol(Base):
+    """uvicorn's protocol with limits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._guard: Connections | None = self.app_state.get(STATE_KEY)
+        self._since = 0.0
+        """When this connection became idle."""
+        self._busy = False
+        """Whether a request has begun since the last look."""
+        self._head_bytes = 0
+        """What has come of a request whose headers are not whole."""
+        self._head_since = 0.0
+        self._tail = b""
+        self._ahead_bytes = 0
+        self._unsent = 0
+        self._unsent_since = 0.0
+        if self._guard is not None:
+            self.timeout_keep_alive = self._guard.limits.keep_alive_timeout_s
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self._since = self._unsent_since = self.loop.time()
+        if self._guard is not None and not self._guard.add(self):
+            self._refuse(503, "There are too many connections: try again later.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        if self._guard is not None:
+            self._guard.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came."""
+        guard = self._guard
+        if guard is None:
+            super().data_received(data)
+            return
+        cycle: Any = self.cycle  # None before the first request, whatever its type says
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                self._ahead_bytes += len(data)
+                if self._ahead_bytes > MAX_AHEAD_BYTES:
+                    # uvicorn reads on once the answer is out.
+                    self.flow.pause_reading()
+            super().data_received(data)
+            return
+        if not self._head_bytes:
+            self._head_since = self.loop.time()
+        self._head_bytes += len(data)
+        if self._head_bytes > guard.limits.max_header_bytes and not self._head_ends(data, guard.limits):
+            guard.cut_off += 1
+            if cycle is not None and cycle.more_body:
+                self.transport.abort()  # the rest of a body that nobody wants, after its answer
+            else:
+                self._refuse(431, f"The headers are longer than {guard.limits.max_header_bytes} bytes.")
+            return
+        super().data_received(data)
+        if self.cycle is not cycle:
+            self._head_bytes, self._ahead_bytes, self._tail, self._busy = 0, 0, b"", True
+        elif self.transport.get_protocol() is not self:
+            guard.discard(self)  # it is a WebSocket from now on
+        else:
+            self._tail = data[-3:]
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            # In the middle of another answer nothing can be said any more.
+            self.transport.abort()
+        else:
+            self._refuse(400, msg)
+
+    def check(self, now: float) -> None:
+        """End this connection where it is over its time at the instant `now`."""
+        guard = self._guard
+        if guard is None:
+            return
+        limits = guard.limits
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        elif now - self._unsent_since >= limits.send_timeout_s:
+            guard.cut_off += 1
+            self.transport.abort()
+            return
+        cycle: Any = self.cycle
+        if self.transport.is_closing() or (cycle is not None and not cycle.response_complete):
+            return
+        if self._busy:
+            self._busy, self._since = False, now
+        if self._head_bytes and now - self._head_since >= limits.header_timeout_s:
+            guard.cut_off += 1
+            self._refuse(408, f"The headers were not there within {limits.header_timeout_s:g} s.")
+        elif not self._head_bytes and now - self._since >= limits.keep_alive_timeout_s:
+            self.transport.close()
+
+    def _head_ends(self, data: bytes, limits: ApiSettings) -> bool:
+        """Return whether the headers end in that part of `data` that is within the limit."""
+        allowed = limits.max_header_bytes - (self._head_bytes - len(data))
+        return allowed > 0 and _END_OF_HEAD in self._tail + data[:allowed]
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        body = sentence.encode()
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: text/plain; charset=utf-8\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def guard_streamlit() -> None:
+    """Let the server that Streamlit starts use GuardedProtocol: it takes what uvicorn's `auto` names, and no other."""
+    auto.AutoHTTPProtocol = GuardedProtocol
