@@ -146,9 +146,18 @@ def test_no_answer_is_status_1_and_says_why(fallback: Fallback, standin: StandIn
 
 def test_an_answer_that_broke_off_is_status_1(fallback: Fallback, standin: StandInThread) -> None:
     standin.tenant("groq_llama").always(Fault(kind="cut", after_words=2))
+    standin.tenant("together_llama").always(Fault(kind="status", status=503))
     done = fallback("ask", "Hello")
     assert (done.returncode, done.stdout) == (1, b"Tokyo is\n")
     assert "broke off" in done.stderr.decode()
+
+
+def test_an_answer_that_broke_off_is_gone_on_with(fallback: Fallback, standin: StandInThread) -> None:
+    standin.tenant("groq_llama").always(Fault(kind="cut", after_words=2))
+    standin.tenant("together_llama").configure(text="Tokyo is the capital.")
+    done = fallback("ask", "Hello")
+    assert (done.returncode, done.stdout) == (0, b"Tokyo is the capital.\n")
+    assert "together_llama goes on with the answer after 8 characters" in done.stderr.decode()
 
 
 def test_every_option_reaches_the_provider(fallback: Fallback, standin: StandInThread) -> None:
