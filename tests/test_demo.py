@@ -206,7 +206,7 @@ def test_visitors_go_on_whatever_the_answer(shipped: Path, standin: StandInThrea
     settings = simulated(shipped, tmp_path, standin)
     for name in CLOUDS:
         standin.tenant(name).configure(first_token_s=0, per_token_s=0)
-    standin.tenant("groq_llama").play(Fault(kind="cut", after_words=1))
+    standin.tenant("groq_llama").play(Fault(kind="content_filter", after_words=1))
     prepared: list[str] = []
     with ModelRouter(settings) as router:
         visitors = Visitors(quick("auto", "nobody", "together_llama"), prepare=prepared.append)
