@@ -145,7 +145,23 @@ def test_an_answer_that_was_whole_when_it_broke_off_is_an_answer(scene: Scene) -
     scene.a.always(Fault(kind="cut", after_words=60))
     text, answer, _ = scene.stream()
     assert text == answer.text == WHOLE
-    assert answer.provider == "b"
+    # Nothing said to a prefill may mean nothing to add, or a fault: in words it has to say something again.
+    assert [(report.provider, report.outcome) for report in answer.attempts] == [
+        ("a", "stream_truncated"),
+        ("b", "empty_response"),
+        ("b", "ok"),
+    ]
+
+
+def test_one_that_says_nothing_at_all_has_not_gone_on_with_it(scene: Scene) -> None:
+    scene.a.always(CUT)
+    scene.b.always(Fault(kind="empty"))
+    text, answer, _ = scene.stream()
+    assert text == answer.text == WHOLE
+    assert [report.provider for report in answer.attempts] == ["a", "b", "b", "c"]
+    scene.c.always(Fault(kind="empty"))
+    with pytest.raises(StreamBrokenError):
+        scene.stream()
 
 
 def test_the_account_names_both_and_says_where(scene: Scene) -> None:

@@ -187,8 +187,7 @@ class SimulatedProvider:
         said = self._says(body)
         if said is None:
             return _refusal(400, None, "the last message may not be of the assistant", now=now)
-        if kind == "empty" and begun_answer(body)[0] is None:
-            # Of one that goes on, nothing is an answer: what came before may have been whole.
+        if kind == "empty":
             said = ""
         if kind in {"page", "edge", "elsewhere"}:
             status = {"page": 200, "edge": 403, "elsewhere": 302}[kind]
@@ -227,7 +226,10 @@ class SimulatedProvider:
         if not asked:
             return WHOLE[len(before) :]
         words, said = WHOLE.split(), len(before.split())
-        if said and before != WHOLE and not before.endswith((" ", words[said - 1])):
+        if before.rstrip() == WHOLE:
+            # It has nothing to add, and still says the last words again, as it is asked to.
+            return " ".join(words[-2:])
+        if said and not before.endswith((" ", words[said - 1])):
             # It was cut in the middle of a word: whoever says the last words again writes that one anew.
             return " ".join(words[max(0, said - max(2, habits.overlap_words)) :])
         return " ".join(words[max(0, said - habits.overlap_words) :])

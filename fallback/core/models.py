@@ -186,7 +186,7 @@ class Failure:
     """Whether what was delivered is of a kind that no other candidate can go on with: a tool call, JSON, one of several."""
     adapted: bool = False
     """Whether the same candidate is to be asked once more at once, in another way, and is not to blame: it refused a
-    prefill."""
+    prefill, or said nothing to one."""
     overdue: bool = False
     """Whether the deadline of the request ended it, and no limit of the provider's: nobody is to blame."""
 

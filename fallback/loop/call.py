@@ -40,9 +40,9 @@ class Call:
         timeouts: Timeouts,
         *,
         drilled: bool = False,
-        may_add_nothing: bool = False,
+        may_be_blank: bool = False,
     ) -> None:
-        """`may_add_nothing`: a blank answer is one, because what came before may have been whole."""
+        """`may_be_blank`: a blank answer is one; a probe asks for a single token."""
         self.drilled = drilled
         """Whether an injected fault struck; until the response has begun: whether one is to be expected."""
         self.began = context.clock()
@@ -54,7 +54,7 @@ class Call:
         self._request = request
         self._candidate = candidate
         self._limits = timeouts
-        self._may_add_nothing = may_add_nothing
+        self._may_be_blank = may_be_blank
         self._decoder: Decoder | None = None
         self._refused = False
         """Whether the status says that no answer comes."""
@@ -98,7 +98,7 @@ class Call:
             max_bytes=policy.max_response_bytes,
             choices=wanted if isinstance(wanted, int) else 1,
         )
-        decoder.may_be_blank = self._may_add_nothing
+        decoder.may_be_blank = self._may_be_blank
         decoder.head(head.status, head.headers)
         self._decoder, self._refused = decoder, head.status >= 300
         broken = yield from self._read(decoder, head.status, take)

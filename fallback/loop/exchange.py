@@ -59,6 +59,8 @@ class Exchange:
         self._reports: list[AttemptReport] = []
         self._activity: list[str] = []
         self._open: tuple[Try, Call] | None = None
+        self._in_words: set[tuple[str, str]] = set()
+        """Candidates that are asked in words to go on with the answer, though they take a prefill."""
         self._probes: list[Permit] = []
         self._first_token: float | None = None
         """The instant of the first token of what the caller gets."""
@@ -98,7 +100,11 @@ class Exchange:
     def _try(self, step: Try) -> Generator[Command, Any, Answer | None]:
         # From here on the permits are ours to give back, whatever the caller does.
         self._probes.extend(step.probes)
-        prefill = self._delivery.begun and self._context.roster.takes_prefill(step.candidate)
+        prefill = (
+            self._delivery.begun
+            and step.candidate.key not in self._in_words
+            and self._context.roster.takes_prefill(step.candidate)
+        )
         call = self._call(step, prefill=prefill)
         self._open = (step, call)
         while self._probes:
@@ -117,7 +123,6 @@ class Exchange:
             step.candidate,
             step.timeouts,
             drilled=step.permit.drilled,
-            may_add_nothing=self._delivery.begun,
         )
 
     def _attempt(self, step: Try, call: Call, *, prefill: bool) -> Generator[Command, Any, Answer | None]:
@@ -148,6 +153,10 @@ class Exchange:
         failure = replace(outcome, delivered=delivery.begun, final=delivery.final)
         if prefill and failure.status == 400 and failure.kind is FailureKind.INVALID_REQUEST:
             context.roster.note_prefill_refused(candidate)
+            failure = replace(failure, adapted=True)
+        elif prefill and failure.kind is FailureKind.EMPTY_RESPONSE:
+            # It may have nothing to add, or have failed: asked in words it has to say the last ones again at least.
+            self._in_words.add(candidate.key)
             failure = replace(failure, adapted=True)
         settlement = self._settle(step, call, failure, now, continues=continues)
         yield self._tell(

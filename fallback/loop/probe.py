@@ -76,7 +76,7 @@ class ProbeCourse:
             permit.candidate,
             self._step.timeouts,
             drilled=permit.drilled,
-            may_add_nothing=True,
+            may_be_blank=True,
         )
         try:
             outcome = yield from call.run(None)

@@ -70,7 +70,7 @@ class Decoder:
         self._choices = choices
         self.done = False
         self.may_be_blank = False
-        """Whether an answer without text is one: it goes on with an answer that may have been whole already."""
+        """Whether an answer without text is one, as for a probe, which asks for a single token."""
         self._key = key
         self._wall = wall
         self._max = max_bytes
