@@ -180,7 +180,10 @@ def test_dashboard_and_api_share_the_port(running: Running) -> None:
     page.read()
     connection.request("GET", "/v1/models")
     reply = connection.getresponse()
-    assert (reply.status, json.loads(reply.read())["error_type"]) == (404, "not_found")
+    assert (reply.status, json.loads(reply.read())["object"]) == (200, "list")
+    connection.request("GET", "/v1/nothing")
+    reply = connection.getresponse()
+    assert (reply.status, json.loads(reply.read())["error"]["code"]) == (404, "unknown_url")
     connection.request("GET", "/readyz")
     assert json.loads(connection.getresponse().read())["status"] == "ready"
     connection.close()

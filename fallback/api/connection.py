@@ -27,6 +27,9 @@ else:
 __all__ = ["STATE_KEY", "Connections", "GuardedProtocol", "guard_streamlit"]
 
 STATE_KEY = "fallback.connections"
+LAST_SEND_S = 2.0
+"""How long the end of the program waits for a caller to take something of what is still to be sent."""
+
 SWEEP_S = 1.0
 MAX_AHEAD_BYTES = 64 * 1024
 """What may be sent behind a request that is not answered yet before reading pauses."""
@@ -156,6 +159,16 @@ class GuardedProtocol(Base):
             self.transport.abort()
         else:
             self._refuse(400, msg)
+
+    def shutdown(self) -> None:
+        """End as the server does; a caller who takes nothing of what is left is not waited for."""
+        super().shutdown()
+        self.loop.call_later(LAST_SEND_S, self._leave_unread, self.transport.get_write_buffer_size())
+
+    def _leave_unread(self, unsent: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and left >= unsent:
+            self.transport.abort()
 
     def check(self, now: float) -> None:
         """End this connection where it is over its time at the instant `now`."""
