@@ -240,9 +240,9 @@ class _Step:
             opened(self._folder, file) as stream,
             contextlib.closing(self._chunks(stream, file, known)) as found,
         ):
-            for run, chunk, rows in found:
+            for run, chunk in found:
                 story = telling.kept()
-                damaged = self._put(known.id, chunk, rows, telling)
+                damaged = self._put(known.id, chunk, telling)
                 if run.whole:
                     known = dataclasses.replace(
                         known,
@@ -263,47 +263,36 @@ class _Step:
             self._new.append(f"(file = {known.id} AND line >= {first})")
             return dataclasses.replace(known, digest=digest_of(stream, known.position))
 
-    def _chunks(
-        self, stream: BinaryIO, file: LogFile, known: _Known
-    ) -> Generator[tuple[Run, Chunk, pa.Table]]:
-        """Give what is new in a file, up to what is left of the step, with the rows of its ordinary lines.
-
-        Reading JSON takes longer than all else, so the next chunk is made ready in another thread meanwhile.
-        """
+    def _chunks(self, stream: BinaryIO, file: LogFile, known: _Known) -> Generator[tuple[Run, Chunk]]:
+        """Give what is new in a file, up to what is left of the step; the next chunk is made ready in another thread."""
         left_bytes = self._most_bytes - self._read_bytes
-        reader = self._connection.cursor()
 
-        def made() -> Iterator[tuple[Run, Chunk, pa.Table]]:
+        def made() -> Iterator[tuple[Run, Chunk]]:
             number, read_bytes = known.lines + 1, 0
             for run in runs(stream, known.position, ended=file.ended, most_line_bytes=MAX_READ_BYTES):
                 chunk = Chunk(run.text, number) if run.text else Chunk.of_long_line(number)
-                yield run, chunk, tables.parsed(reader, chunk.table())
+                yield run, chunk
                 number += chunk.lines
                 read_bytes += run.length
                 if read_bytes >= left_bytes:
                     return
 
         source = made()
-        with (
-            contextlib.closing(reader),
-            ThreadPoolExecutor(max_workers=1, thread_name_prefix="fallback-analytics") as pool,
-        ):
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fallback-analytics") as pool:
             coming = pool.submit(next, source, None)
             while (found := coming.result()) is not None:
                 coming = pool.submit(next, source, None)
                 yield found
 
-    def _put(self, file: int, read: Chunk, rows: pa.Table, telling: Telling) -> int:
+    def _put(self, file: int, read: Chunk, telling: Telling) -> int:
         """Put a chunk's lines into the tables; return how many of them are damaged."""
         first = read.first_line
         slow = read.slow
-        further = read.read_slowly(tables.put(self._connection, file, rows))
+        further = read.read_slowly(tables.put(self._connection, file, read.table()))
         damaged = slow.damaged + further.damaged
         for line, fields in slow.legacy:
             telling.take(line, fields)
-        mended = json_table(slow.texts + further.texts + telling.told())
-        if mended.num_rows:
-            tables.put(self._connection, file, tables.parsed(self._connection, mended))
+        tables.put(self._connection, file, json_table(slow.texts + further.texts + telling.told()))
         if telling.taken_back:
             self._outdated.append((file, telling.taken_back.copy()))
             telling.taken_back.clear()

@@ -37,7 +37,6 @@ __all__ = [
     "clear",
     "create",
     "level_of",
-    "parsed",
     "put",
     "refuse",
     "rows_of",
@@ -188,10 +187,10 @@ _READ: Final = (
     f"""TRY(json_transform(text, '{json.dumps({"schema": "BIGINT", "ts": "VARCHAR", **_FIELDS})}'))"""
 )
 # A condition on the field would have every line read twice; so what is no JSON becomes a row without a kind.
-_PARSE: Final = f"""
-    SELECT line,
-        CASE WHEN field.ts[-1] = 'Z' OR field.ts[-6] IN ('+', '-') THEN epoch_us(TRY_CAST(field.ts AS TIMESTAMP)) END AS ts,
-        {", ".join(f'{_value(name, kind)} AS "{name}"' for name, kind in _FIELDS.items())}
+_PUT: Final = f"""
+    INSERT INTO entries SELECT $file, line,
+        CASE WHEN field.ts[-1] = 'Z' OR field.ts[-6] IN ('+', '-') THEN epoch_us(TRY_CAST(field.ts AS TIMESTAMP)) END,
+        {", ".join(_value(name, kind) for name, kind in _FIELDS.items())}
     FROM (SELECT line, {_READ} AS field FROM texts)
 """
 
@@ -279,26 +278,18 @@ def clear(connection: DuckDBPyConnection) -> None:
         connection.execute(f"DELETE FROM {name}")
 
 
-def parsed(connection: DuckDBPyConnection, texts: pa.Table) -> pa.Table:
-    """Return the rows that lines of JSON (`line`, `text`) make, those that are none without a `kind`.
-
-    It needs none of the tables, so another thread may do it with a cursor of its own.
-    """
-    connection.register("texts", texts)
-    rows = connection.query(_PARSE).to_arrow_table()
-    connection.unregister("texts")
-    return rows
-
-
-def put(connection: DuckDBPyConnection, file: int, rows: pa.Table) -> list[int]:
-    """Put what was `parsed` into the rows. Return the numbers of the lines that are none, which are left out."""
-    if not rows.num_rows:
+def put(connection: DuckDBPyConnection, file: int, texts: pa.Table) -> list[int]:
+    """Put lines of JSON (`line`, `text`) into the rows. Return the numbers of those that are none, which are left out."""
+    if not texts.num_rows:
         return []
-    connection.register("rows", rows)
-    connection.execute(f"INSERT INTO entries SELECT {file}, * FROM rows WHERE kind IS NOT NULL")
-    connection.unregister("rows")
-    refused: list[int] = rows["line"].filter(rows["kind"].is_null()).to_pylist()
-    return sorted(refused)
+    connection.register("texts", texts)
+    connection.execute(_PUT.replace("$file", str(file)))
+    connection.unregister("texts")
+    unread = f"kind IS NULL AND file = {file} AND line >= {texts['line'][0]}"
+    refused = connection.execute(f"SELECT line FROM entries WHERE {unread} ORDER BY line").fetchall()
+    if refused:
+        connection.execute(f"DELETE FROM entries WHERE {unread}")
+    return [line for (line,) in refused]
 
 
 def refuse(connection: DuckDBPyConnection, which: str) -> list[tuple[int, str]]:
