@@ -12,6 +12,7 @@ from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.core.models import Candidate, ChatRequest, Delta, Failure, Timeouts, Usage
 from fallback.drills import drill_of
 from fallback.loop.commands import Close, Command, Read, RoutingContext, Send
+from fallback.loop.continuation import CHARACTERS_PER_TOKEN
 from fallback.providers.assemble import Piece
 from fallback.providers.decode import Decoded, Decoder, no_response
 from fallback.transport.base import Head
@@ -23,8 +24,6 @@ SETTLED_WAIT_S = 1.0
 
 ERROR_BODY_S = 2.0
 """How long the body of an error is waited for: the status alone says enough."""
-
-_CHARACTERS_PER_TOKEN = 4
 
 Take = Callable[[Iterable[Piece]], Iterable[Delta]]
 
@@ -77,7 +76,7 @@ class Call:
         if not self._pieces:
             return None, False
         characters = sum(len(str(message.get("content") or "")) for message in self._request.messages)
-        return Usage(input_tokens=-(-characters // _CHARACTERS_PER_TOKEN), output_tokens=self._pieces), True
+        return Usage(input_tokens=-(-characters // CHARACTERS_PER_TOKEN), output_tokens=self._pieces), True
 
     def run(self, take: Take | None) -> Generator[Command, Any, Decoded | Failure]:
         """Make the call and read its answer, handing its pieces to `take` as they come."""
@@ -194,7 +193,7 @@ class _ReadLimits:
 
         How long the caller took is nobody's lag.
         """
-        tokens = sum(max(1, len(piece.text) // _CHARACTERS_PER_TOKEN) for piece in pieces if piece.alive)
+        tokens = sum(max(1, len(piece.text) // CHARACTERS_PER_TOKEN) for piece in pieces if piece.alive)
         whole = now + self._behind_s
         if self._next_token_by is not None:
             self._next_token_by = min(self._next_token_by + now - arrived + tokens, whole)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fallback.core.models import ChatRequest, Message
 
-__all__ = ["continued", "may_be_continued"]
+__all__ = ["CHARACTERS_PER_TOKEN", "continued", "may_be_continued"]
 
 _PLEA = (
     "Your last message was cut off by a technical fault. Repeat its last few words exactly as they stand there, "
@@ -14,7 +14,7 @@ _PLEA = (
 )
 """The few words said again show to the letter where the rest belongs: a new message begins without the blank that may have
 to stand before it, and a word that was cut in two is written anew."""
-_CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 """Roughly, of English text: what was delivered comes off the caller's token budget."""
 
 
@@ -39,12 +39,11 @@ def continued(request: ChatRequest, text: str, *, prefill: bool) -> ChatRequest:
     rest: list[Message] = [{"role": "assistant", "content": text}]
     if not prefill:
         rest.append({"role": "user", "content": _PLEA})
+    used = len(text) // CHARACTERS_PER_TOKEN
     budget = request.max_tokens
     if budget is not None:
-        budget = max(1, budget - len(text) // _CHARACTERS_PER_TOKEN)
+        budget = max(1, budget - used)
     extra = dict(request.extra)
     if isinstance(extra.get("max_completion_tokens"), int):
-        extra["max_completion_tokens"] = max(
-            1, extra["max_completion_tokens"] - len(text) // _CHARACTERS_PER_TOKEN
-        )
+        extra["max_completion_tokens"] = max(1, extra["max_completion_tokens"] - used)
     return replace(request, messages=(*messages, *rest), max_tokens=budget, extra=extra)
