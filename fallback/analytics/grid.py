@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["MICRO", "grid_sql", "on_grid_us", "rank"]
+__all__ = ["MICRO", "grid_sql", "on_grid_us"]
 
 MICRO = 1_000_000
 """Microseconds of a second."""
@@ -31,11 +31,6 @@ def three_digits(whole: int) -> int:
     """Return `whole` (not negative), rounded half up to three significant digits."""
     step: int = 10 ** max(len(str(whole)) - 3, 0)
     return (whole + step // 2) // step * step
-
-
-def rank(count: int, percent: int) -> int:
-    """Return the rank (1 for the smallest) of the quantile at `percent` among `count` values: ceil(q x n)."""
-    return (count * percent + 99) // 100
 
 
 def grid_sql(column: str) -> str:
