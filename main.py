@@ -258,12 +258,13 @@ def _serve(start: _Start) -> None:
         sys.stdout.flush()
         if demo is not None:
             demo.begin(router)
+        ease_collection()
 
     if settings.session_secret is not None:
         # Streamlit takes this one from nowhere else.
         os.environ["STREAMLIT_SERVER_COOKIE_SECRET"] = settings.session_secret.reveal()
     # Here, because it takes a second that a wrong port number need not cost.
-    from fallback.api.server import quiet_server_log, raise_file_limit
+    from fallback.api.server import ease_collection, quiet_server_log, raise_file_limit
     from streamlit_app import app, program
 
     quiet_server_log()
@@ -284,7 +285,7 @@ def _serve_api(start: _Start) -> int:
     """Serve the API alone. Returns the exit status."""
     # Here, because a wrong port number need not wait for it.
     from fallback.api.program import Program
-    from fallback.api.server import application, serve
+    from fallback.api.server import application, ease_collection, serve
     from fallback.api.workers import Supervisor, Task
 
     demo = start.demo
@@ -299,6 +300,7 @@ def _serve_api(start: _Start) -> int:
         tell()
         if demo is not None:
             demo.begin(router)
+        ease_collection()
 
     try:
         listener = _listener(start.address, start.port)

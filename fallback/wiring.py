@@ -76,15 +76,17 @@ class Recorder:
     Listeners are called in the thread that the line comes from, and may not raise.
     """
 
-    def __init__(self, write: Record) -> None:
+    def __init__(self, write: Callable[..., object]) -> None:
+        """`write` takes one line or several, which belong together."""
         self._write = write
         self._listeners: tuple[Record, ...] = ()
 
-    def __call__(self, line: Mapping[str, object]) -> object:
-        """Write `line`, and tell it on."""
-        written = self._write(line)
+    def __call__(self, *lines: Mapping[str, object]) -> object:
+        """Write `lines`, and tell each of them on."""
+        written = self._write(*lines)
         for listener in self._listeners:
-            listener(line)
+            for line in lines:
+                listener(line)
         return written
 
     def listen(self, listener: Record) -> None:
@@ -167,7 +169,7 @@ def assemble(
     providers = {provider.name: _DIALECTS[provider.type](provider) for provider in settings.providers}
     roster = Roster([_slot(provider) for provider in providers.values()], settings.routing, jitter=jitter)
     log = UsageLog(settings.log.folder, rotate_bytes=settings.log.rotate_bytes, wall=wall)
-    append = Recorder(record or log.append)
+    append = Recorder(log.append if record is None else _each(record))
 
     def tell(changes: Iterable[StateChange], request_id: str | None) -> None:
         for line in change_lines(changes, wall(), request_id):
@@ -208,6 +210,14 @@ def assemble(
         recent=RecentActivity(settings.log.folder, wall=wall),
         whole_log=WholeLog(settings.log.folder, wall=wall),
     )
+
+
+def _each(record: Record) -> Callable[..., None]:
+    def write(*lines: Mapping[str, object]) -> None:
+        for line in lines:
+            record(line)
+
+    return write
 
 
 def _slot(provider: BaseProvider) -> SlotSpec:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Scope
 
-from fallback.api.attend import CallerGoneError, attended
+from fallback.api.attend import LINE_KEY, CallerGoneError, attended
 from fallback.api.closing import Closing
 from fallback.api.errors import Refusal
 
@@ -21,6 +21,7 @@ class Scene:
         self.result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.leaves = asyncio.Event()
         self.cancelled = False
+        self.scope: Scope = {"state": {}}
 
     async def receive(self) -> Message:
         await self.leaves.wait()
@@ -34,7 +35,7 @@ class Scene:
             raise
 
     async def begin(self) -> asyncio.Task[str]:
-        task = asyncio.create_task(attended(self.work(), self.receive, self.closing))
+        task = asyncio.create_task(attended(self.work(), self.scope, self.receive, self.closing))
         await settled()
         return task
 
@@ -122,7 +123,7 @@ def test_request_can_be_worked_on_after_an_end() -> None:
     async def course(scene: Scene) -> None:
         async def whole() -> str:
             with pytest.raises(CallerGoneError):
-                await attended(scene.work(), scene.receive, scene.closing)
+                await attended(scene.work(), scene.scope, scene.receive, scene.closing)
             await asyncio.sleep(0)  # would raise, were the cancellation still pending
             return "said goodbye"
 
@@ -140,6 +141,49 @@ def test_connection_that_cannot_be_watched_counts_as_left() -> None:
             raise OSError("gone")
 
         with pytest.raises(CallerGoneError):
-            await attended(scene.work(), broken, scene.closing)
+            await attended(scene.work(), {"state": {}}, broken, scene.closing)
+
+    play(course)
+
+
+class Wire:
+    """A connection that tells of its own end."""
+
+    is_received = True
+
+    def __init__(self) -> None:
+        self.watchers: list[Callable[[], None]] = []
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        self.watchers.append(lost)
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        self.watchers.remove(lost)
+
+
+def test_connection_that_tells_of_its_end_is_watched_without_a_task_of_its_own() -> None:
+    async def course(scene: Scene) -> None:
+        wire = Wire()
+        scene.scope["state"][LINE_KEY] = wire
+        before = len(asyncio.all_tasks())
+        task = await scene.begin()
+        assert len(asyncio.all_tasks()) == before + 1
+        wire.watchers[0]()
+        with pytest.raises(CallerGoneError):
+            await task
+        assert scene.cancelled
+        assert wire.watchers == []
+
+    play(course)
+
+
+def test_connection_is_not_watched_after_the_work() -> None:
+    async def course(scene: Scene) -> None:
+        wire = Wire()
+        scene.scope["state"][LINE_KEY] = wire
+        task = await scene.begin()
+        scene.result.set_result("done")
+        assert await task == "done"
+        assert wire.watchers == []
 
     play(course)

@@ -1,24 +1,42 @@
 """Work for a caller who may leave, in a program that may end.
 
-Theory of operation: the work runs where it is awaited, in the task of the request; beside it one small task waits for the
-caller to leave. Who leaves, and a program that ends, cancels the request's task, and what was cancelled that way comes out
-as an exception that says why: the manner of asyncio.timeout.
+Theory of operation: the work runs where it is awaited, in the task of the request. That the caller leaves is told by the
+connection, where the server is ours (`LINE_KEY`), else by one small task beside it, which waits for the message of ASGI. Who
+leaves, and a program that ends, cancels the request's task, and what was cancelled that way comes out as an exception that
+says why: the manner of asyncio.timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from fallback.api.closing import Closing
 from fallback.api.errors import Refusal
 
-__all__ = ["CallerGoneError", "attended", "closing_refusal"]
+__all__ = ["LINE_KEY", "CallerGoneError", "Line", "attended", "closing_refusal"]
+
+LINE_KEY = "fallback.line"
+"""Where in the state of a request its connection stands, if that can tell of its end."""
 
 T = TypeVar("T")
+
+
+class Line(Protocol):
+    """The connection that a request came in on."""
+
+    @property
+    def is_received(self) -> bool:
+        """Whether what was sent on it is here, the bodies of all its requests included."""
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Call `lost` when the connection ends, as soon as possible where it has ended already."""
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        """Do not call `lost` any more."""
 
 
 class CallerGoneError(Exception):
@@ -31,8 +49,8 @@ def closing_refusal() -> Refusal:
     return Refusal(503, "shutting_down", message, {"retry-after": "5", "connection": "close"})
 
 
-async def attended(work: Awaitable[T], receive: Receive, closing: Closing) -> T:
-    """Return what `work` comes to; the body of the request must have been read.
+async def attended(work: Awaitable[T], scope: Scope, receive: Receive, closing: Closing) -> T:
+    """Return what `work` comes to, for the request of `scope`, whose body must have been read.
 
     Where the caller leaves first it raises CallerGoneError, where the program ends first Refusal; `work` has been
     cancelled then, and is over.
@@ -47,17 +65,14 @@ async def attended(work: Awaitable[T], receive: Receive, closing: Closing) -> T:
             why = reason
             task.cancel()
 
-    def left(watch: asyncio.Task[None]) -> None:
-        # A connection that cannot be watched any more is one that the caller has left.
-        if not watch.cancelled():
-            watch.exception()
-            end(CallerGoneError())
+    def left() -> None:
+        end(CallerGoneError())
 
     def ends() -> None:
         end(closing_refusal())
 
-    watch = asyncio.create_task(_gone(receive))
-    watch.add_done_callback(left)
+    line: Line | _Messages = scope["state"].get(LINE_KEY) or _Messages(receive)
+    line.watch(left)
     closing.tell(ends)
     try:
         return await work
@@ -69,10 +84,35 @@ async def attended(work: Awaitable[T], receive: Receive, closing: Closing) -> T:
         if why is not None:
             task.uncancel()
         closing.forget(ends)
-        watch.remove_done_callback(left)
-        watch.cancel()
+        line.unwatch(left)
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Messages:
+    """The line of a request as any ASGI server tells of it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+        self._lost: Callable[[], None] | None = None
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Wait for the end beside the work."""
+        self._lost = lost
+        self._watch = asyncio.create_task(self._gone())
+        self._watch.add_done_callback(self._over)
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        """Wait no longer."""
+        if self._watch is not None and self._lost is lost:
+            self._watch.remove_done_callback(self._over)
+            self._watch.cancel()
+
+    def _over(self, watch: asyncio.Task[None]) -> None:
+        # A connection that cannot be watched any more is one that the caller has left.
+        if not watch.cancelled() and self._lost is not None:
+            watch.exception()
+            self._lost()
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass

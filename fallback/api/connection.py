@@ -5,6 +5,8 @@ counted until the headers of a request are whole, and what is sent ahead of an a
 `Connections` looks at each open connection: headers that do not come to an end, a caller who takes nothing of an answer,
 a connection on which nothing happens. One timer for all of them, so that a request pays nothing for it.
 
+A request finds its connection under `LINE_KEY` in its state, and can have itself told when that is lost.
+
 The limits come with the lifespan's state, under `STATE_KEY`; without them a connection is as uvicorn made it. How long a body
 may take is the matter of `limits`, which can still answer.
 """
@@ -12,10 +14,13 @@ may take is the matter of `limits`, which can still answer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http import auto
 
+from fallback.api.attend import LINE_KEY
+from fallback.api.outgoing import Outgoing
 from fallback.config import ApiSettings
 
 if TYPE_CHECKING:
@@ -102,12 +107,17 @@ class GuardedProtocol(Base):
         self._ahead_bytes = 0
         self._unsent = 0
         self._unsent_since = 0.0
+        self._watchers: set[Callable[[], None]] | None = set()
+        """Who is told when the connection is lost; None once it is."""
+        self._outgoing: Outgoing | None = None
+        self.app_state = {**self.app_state, LINE_KEY: self}
         if self._guard is not None:
             self.timeout_keep_alive = self._guard.limits.keep_alive_timeout_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
+        self._outgoing = Outgoing(transport, self.loop)
         self._since = self._unsent_since = self.loop.time()
         if self._guard is not None and not self._guard.add(self):
             self._refuse(503, "There are too many connections: try again later.")
@@ -117,6 +127,37 @@ class GuardedProtocol(Base):
         if self._guard is not None:
             self._guard.discard(self)
         super().connection_lost(exc)
+        self.app_state = {}
+        watchers, self._watchers = self._watchers, None
+        for lost in tuple(watchers or ()):
+            lost()
+
+    @property
+    def is_received(self) -> bool:
+        """Whether every request that has begun is here with its whole body; see Line."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.more_body
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Call `lost` when the connection ends; see Line."""
+        if self._watchers is None:
+            self.loop.call_soon(lost)
+            return
+        self._watchers.add(lost)
+        # The end of a connection is noticed by reading, which a long body may have stopped.
+        self.flow.resume_reading()
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        """Do not call `lost` any more."""
+        if self._watchers is not None:
+            self._watchers.discard(lost)
+
+    def on_headers_complete(self) -> None:
+        """Begin a request."""
+        super().on_headers_complete()
+        cycle: Any = self.cycle
+        if cycle is not None and self._outgoing is not None:
+            cycle.transport = self._outgoing  # all that it uses of one
 
     def data_received(self, data: bytes) -> None:
         """Take in what came."""
@@ -162,6 +203,8 @@ class GuardedProtocol(Base):
 
     def shutdown(self) -> None:
         """End as the server does; a caller who takes nothing of what is left is not waited for."""
+        if self._outgoing is not None:
+            self._outgoing.flush()
         super().shutdown()
         self.loop.call_later(LAST_SEND_S, self._leave_unread, self.transport.get_write_buffer_size())
 
@@ -200,6 +243,8 @@ class GuardedProtocol(Base):
         return allowed > 0 and _END_OF_HEAD in self._tail + data[:allowed]
 
     def _refuse(self, status: int, sentence: str) -> None:
+        if self._outgoing is not None:
+            self._outgoing.flush()
         body = sentence.encode()
         head = (
             f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: text/plain; charset=utf-8\r\n"

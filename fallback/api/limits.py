@@ -14,6 +14,7 @@ from collections import OrderedDict
 
 from starlette.types import Message, Receive
 
+from fallback.api.attend import Line
 from fallback.api.errors import Refusal
 from fallback.config import ApiSettings
 
@@ -99,10 +100,12 @@ def check_length(announced: bytes | None, limits: ApiSettings) -> None:
 class LimitedBody:
     """The `receive` of a request whose body is limited. Raises Refusal where it is too long or too slow."""
 
-    __slots__ = ("_began", "_bytes", "_limits", "_receive", "_whole")
+    __slots__ = ("_began", "_bytes", "_limits", "_line", "_receive", "_whole")
 
-    def __init__(self, receive: Receive, limits: ApiSettings) -> None:
+    def __init__(self, receive: Receive, limits: ApiSettings, line: Line | None = None) -> None:
+        """Limit `receive`; `line` is the connection, where that can say that there is nothing to wait for."""
         self._receive = receive
+        self._line = line
         self._limits = limits
         self._began: float | None = None
         self._bytes = 0
@@ -113,6 +116,17 @@ class LimitedBody:
         if self._whole:
             return await self._receive()
         limits = self._limits
+        if self._line is not None and self._line.is_received:
+            message = await self._receive()
+        else:
+            message = await self._in_time(limits)
+        self._bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._bytes > limits.max_body_bytes:
+            raise _too_large(limits)
+        return message
+
+    async def _in_time(self, limits: ApiSettings) -> Message:
         if self._began is None:
             self._began = asyncio.get_running_loop().time()
         allowed_s = limits.body_timeout_s
@@ -120,17 +134,12 @@ class LimitedBody:
             allowed_s = min(allowed_s, GRACE_S + self._bytes / limits.min_body_bytes_per_s)
         try:
             async with asyncio.timeout_at(self._began + allowed_s):
-                message = await self._receive()
+                return await self._receive()
         except TimeoutError:
             message_text = f"the body came in too slowly: it may take {limits.body_timeout_s:g} s"
             if limits.min_body_bytes_per_s:
                 message_text += f" and has to bring {limits.min_body_bytes_per_s} bytes a second"
             raise Refusal(408, "body_timeout", message_text, _CLOSE) from None
-        self._bytes += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self._bytes > limits.max_body_bytes:
-            raise _too_large(limits)
-        return message
 
 
 def _too_large(limits: ApiSettings) -> Refusal:

@@ -16,6 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallback.api.access import Access
+from fallback.api.attend import LINE_KEY
 from fallback.api.connection import STATE_KEY, Connections
 from fallback.api.errors import Refusal
 from fallback.api.limits import Admission, LimitedBody, check_length
@@ -136,7 +137,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if admitted.length is not None or admitted.chunked:
-            receive = LimitedBody(receive, rules.limits)
+            receive = LimitedBody(receive, rules.limits, scope["state"].get(LINE_KEY))
         try:
             await self._app(scope, receive, send)
         finally:

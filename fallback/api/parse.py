@@ -46,6 +46,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _told_everything(raw: bytes, written: bytes) -> bool:
+    if b"\\" not in raw and raw.count(b":") == written.count(b":") and not _LONG_NUMBER.search(raw):
+        return True  # without an escape the texts hold the same colons in both, so what is between them does
     bare = _TEXT.sub(b"", raw)
     return bare.count(b":") == _TEXT.sub(b"", written).count(b":") and not _LONG_NUMBER.search(bare)
 

@@ -80,7 +80,7 @@ class Providers:
         for key in body:
             raise Refusal(400, "invalid_request", f"unknown key {key[:60]!a}; a test takes none")
         work = self._serving.router.test(name)
-        answer = await attended(work, request.receive, self._serving.closing)
+        answer = await attended(work, request.scope, request.receive, self._serving.closing)
         return JsonResponse({"answer": answer_object(answer), "provider": provider_view(self._wiring, name)})
 
     @property

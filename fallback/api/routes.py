@@ -83,7 +83,7 @@ class _Generate:
         router, closing = self._serving.router, self._serving.closing
         if stream:
             return EventStream(router.ask(chat), closing, keep_alive_s=self._serving.keep_alive_s)
-        answer = await attended(router.answer(chat), request.receive, closing)
+        answer = await attended(router.answer(chat), request.scope, request.receive, closing)
         return JsonResponse(answer_object(answer))
 
 

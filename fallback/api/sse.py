@@ -52,7 +52,7 @@ class EventStream(Response):
         """Write the whole stream."""
         pump = _Pump(self._events, scope, receive, send, self._keep_alive_s)
         try:
-            await attended(pump.run(), receive, self._closing)
+            await attended(pump.run(), scope, receive, self._closing)
         except CallerGoneError:
             return
         except Refusal as refusal:

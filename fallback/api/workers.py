@@ -30,9 +30,10 @@ from types import FrameType
 from typing import NoReturn
 
 from fallback.api.program import Program
-from fallback.api.server import application, serve
+from fallback.api.server import application, ease_collection, serve
 from fallback.config import load
 from fallback.core.errors import ConfigError
+from fallback.router import ModelRouter
 
 __all__ = ["Supervisor", "Task"]
 
@@ -176,8 +177,13 @@ def _work(task: Task, number: int, listener: socket.socket, ready: Connection) -
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+
+    def started(_: ModelRouter) -> None:
+        ease_collection()
+        ready.send(number)
+
     program = Program(task.config)
-    program.configure(settings, started=lambda _: ready.send(number), insecure=task.insecure)
+    program.configure(settings, started=started, insecure=task.insecure)
     sockets = [listener]
     if task.own_ports is not None:
         sockets.append(_bound("127.0.0.1", task.own_ports + number))

@@ -56,8 +56,8 @@ class RoutingContext:
 
     providers: Mapping[str, BaseProvider]
     roster: Roster
-    record: Callable[[Mapping[str, object]], object]
-    """Appends one line to the usage log; never raises."""
+    record: Callable[..., object]
+    """Appends the lines that it is given to the usage log, together; never raises."""
     changed: Callable[[Sequence[StateChange], str | None], object]
     """Is told the changes of providers and the id of the request that made them."""
     clock: Callable[[], float]

@@ -34,7 +34,7 @@ from fallback.loop.delivery import Delivery
 from fallback.loop.ending import ending_of
 from fallback.loop.reports import attempt_report
 from fallback.providers.decode import Decoded
-from fallback.usage_log import attempt_line, request_line
+from fallback.usage_log import Line, attempt_line, request_line
 
 __all__ = ["Exchange"]
 
@@ -65,6 +65,8 @@ class Exchange:
         self._first_token: float | None = None
         """The instant of the first token of what the caller gets."""
         self._told = False
+        self._unwritten: list[Line] = []
+        """Lines that go into the log together with the next one: that of an attempt that ends the request."""
         self._any_drilled = False
 
     def run(self) -> Generator[Command, Any, None]:
@@ -190,19 +192,21 @@ class Exchange:
         )
         previous = self._reports[-1] if self._reports and step.role is Role.FAILOVER else None
         self._reports.append(report)
-        context.record(
-            attempt_line(
-                request_id=self.request.request_id,
-                source=self.request.source,
-                route=self.request.model,
-                report=report,
-                previous=previous,
-                stream=self._live,
-                drill=call.drilled,
-                cooldown_s=settlement.cooldown_s,
-                disabled=settlement.disabled,
-            )
+        line = attempt_line(
+            request_id=self.request.request_id,
+            source=self.request.source,
+            route=self.request.model,
+            report=report,
+            previous=previous,
+            stream=self._live,
+            drill=call.drilled,
+            cooldown_s=settlement.cooldown_s,
+            disabled=settlement.disabled,
         )
+        if failure is None and not changes:
+            self._unwritten.append(line)
+        else:
+            context.record(line)
         if changes:
             context.changed(changes, self.request.request_id)
         return settlement
@@ -256,7 +260,9 @@ class Exchange:
 
     def _log_request(self, outcome: Any, now: float, **fields: Any) -> None:
         self._told = True
+        unwritten, self._unwritten = self._unwritten, []
         self._context.record(
+            *unwritten,
             request_line(
                 request_id=self.request.request_id,
                 source=self.request.source,
@@ -270,7 +276,7 @@ class Exchange:
                 prompt=self.request.messages,
                 api_key_name=self.request.api_key_name,
                 **fields,
-            )
+            ),
         )
 
     def _abandon(self) -> None:

@@ -64,7 +64,7 @@ class _Partial:
                 for position, call in enumerate(value):
                     self._add_call(call, position)
                     substance = True
-            elif name == "function_call" and isinstance(value, Mapping):
+            elif name == "function_call" and isinstance(value, dict):
                 _merge_into(self.rest, name, value)
                 substance = True
             elif name == "role" and isinstance(value, str):
@@ -78,14 +78,14 @@ class _Partial:
         key = index if isinstance(index, int) else position
         whole = self.calls.setdefault(key, {})
         for name, value in call.items():
-            if name == "function" and isinstance(value, Mapping):
+            if name == "function" and isinstance(value, dict):
                 _merge_into(whole, "function", value)
             elif name != "index" and value is not None:
                 whole[name] = value
 
     def add_logprobs(self, logprobs: Any) -> None:
         """Take the log probabilities of one chunk."""
-        if isinstance(logprobs, Mapping):
+        if isinstance(logprobs, dict):
             for name, values in logprobs.items():
                 if isinstance(values, list):
                     self.logprobs.setdefault(name, []).extend(values)
@@ -196,10 +196,10 @@ class Assembly:
         if isinstance(body.get("model"), str):
             self.model = body["model"]
         usage = body.get("usage")
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             own = body.get("x_groq")
-            usage = own.get("usage") if isinstance(own, Mapping) else None
-        if isinstance(usage, Mapping):
+            usage = own.get("usage") if isinstance(own, dict) else None
+        if isinstance(usage, dict):
             self.usage = _usage(usage)
 
 
@@ -208,10 +208,10 @@ def _choices(body: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(raws, list) or len(raws) > MAX_CHOICES:
         raise ValueError("choices is not a list of reasonable length")
     for raw in raws:
-        if not isinstance(raw, Mapping) or not isinstance(raw.get(key) or {}, Mapping):
+        if not isinstance(raw, dict) or not isinstance(raw.get(key) or {}, dict):
             raise ValueError("a choice is not an object")
         calls = (raw.get(key) or {}).get("tool_calls") or []
-        if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             raise ValueError("tool_calls is not a list of objects")
     return [dict(raw) for raw in raws]
 
@@ -227,7 +227,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 
 def _count(counts: Any, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, Mapping) else None
+    value = counts.get(name) if isinstance(counts, dict) else None
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
     return value if 0 <= value < 10**12 else 0

@@ -106,10 +106,10 @@ def error_fields(body: Any) -> ErrorFields | None:
     Knows {"error": {...}}, {"error": "text"}, {"detail": ...}, and the flat {"message": ..., "code": ...} of a body
     that has no choices.
     """
-    if not isinstance(body, Mapping):
+    if not isinstance(body, dict):
         return None
     error = body.get("error")
-    if isinstance(error, Mapping):
+    if isinstance(error, dict):
         return _fields(error)
     if isinstance(error, str) and error:
         return _fields({**body, "message": error})

@@ -241,7 +241,7 @@ class Decoder:
             else:
                 self._error(fields or ErrorFields())
             return []
-        if not isinstance(body, Mapping):
+        if not isinstance(body, dict):
             self._failure = Failure(
                 kind=FailureKind.MALFORMED_RESPONSE,
                 status=self._status,
@@ -286,7 +286,7 @@ class Decoder:
         if event.event == "error" or error_fields(chunk) is not None:
             self._error(error_fields(chunk) or ErrorFields())
             return None
-        if not isinstance(chunk, Mapping):
+        if not isinstance(chunk, dict):
             self._skipped += 1
             return None
         try:

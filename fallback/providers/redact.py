@@ -37,11 +37,15 @@ def without_key(text: str, key: str, *, limit: int) -> str:
 
 def _one_line(text: str, key: str, limit: int) -> str:
     # Before the cut, which would leave a part of the key that no longer matches.
-    text = text.replace(key, _MASK) if key else text
-    return " ".join(_CONTROL.sub(" ", text[:limit]).split())
+    text = (text.replace(key, _MASK) if key else text)[:limit]
+    if text.isprintable() and "  " not in text and text.strip() == text:
+        return text  # nearly every one
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def _without_ends(text: str, key: str) -> str:
     # Word by word: a key that the provider masked itself still shows its ends.
     ends = (_MASK, key[:_END_LENGTH], key[-_END_LENGTH:]) if len(key) >= 2 * _END_LENGTH else (_MASK,)
+    if not any(end in text for end in ends):
+        return text
     return " ".join(_MASK if any(end in word for end in ends) else word for word in text.split(" "))

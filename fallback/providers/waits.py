@@ -21,6 +21,11 @@ _EPOCH_BEGINS = 1e9
 
 _TRY_AGAIN = re.compile(r"try again in\s+((?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+)", re.IGNORECASE)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)", re.IGNORECASE)
+_HEADROOM = frozenset(
+    f"x-ratelimit-{what}-{unit}"
+    for what in ("limit", "remaining", "reset")
+    for unit in ("requests", "tokens")
+)
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -53,6 +58,8 @@ def retry_after_s(headers: Mapping[str, str], message: str, *, wall: float | Non
 
 def headroom(headers: Mapping[str, str]) -> Headroom | None:
     """Return what the x-ratelimit-* headers say is left; None where there are none of them."""
+    if _HEADROOM.isdisjoint(headers):
+        return None
     found = Headroom(
         limit_requests=_count(headers, "x-ratelimit-limit-requests"),
         remaining_requests=_count(headers, "x-ratelimit-remaining-requests"),

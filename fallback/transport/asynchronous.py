@@ -107,9 +107,12 @@ class AiohttpResponse:
             raise TransportError(FailureKind.CANCELLED, Phase.BODY, "the response was closed")
         if self._failure is not None:
             raise self._failure
+        content = self._response.content
         try:
+            if data := content.read_nowait():
+                return data  # it is here already, which takes no time
             async with asyncio.timeout(limit_s):
-                return await self._response.content.readany()
+                return await content.readany()
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -176,6 +179,7 @@ class AiohttpTransport:
         self._names = names or Names()
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._sending: set[asyncio.Timeout] = set()
         self._responses: set[AiohttpResponse] = set()
 
@@ -218,7 +222,7 @@ class AiohttpTransport:
             data=io.BytesIO(request.body) if large else request.body,
             headers=request.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s),
+            timeout=self._timeout(connect_s),
             proxy=proxy,
             ssl=self._environment.tls if secure else True,
         )
@@ -257,6 +261,14 @@ class AiohttpTransport:
             max_headers=MAX_HEADERS,
         )
         return self._session
+
+    def _timeout(self, connect_s: float) -> aiohttp.ClientTimeout:
+        made = self._timeouts.get(connect_s)
+        if made is None:
+            self._timeouts.clear()  # nearly all requests have the same one; the others are many
+            made = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s)
+            self._timeouts[connect_s] = made
+        return made
 
     def _url(self, text: str) -> URL:
         url = self._urls.get(text)

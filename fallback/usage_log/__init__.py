@@ -9,13 +9,14 @@ original text format. docs/usage-log.md lists every field.
 What may not live here: what the lines mean (analytics), and anything that could make a request fail because of its log.
 """
 
-from fallback.usage_log.lines import attempt_line, request_line, state_line
+from fallback.usage_log.lines import Line, attempt_line, request_line, state_line
 from fallback.usage_log.parse import Damaged, parse_line
 from fallback.usage_log.reader import Reading, Record, read
 from fallback.usage_log.writer import UsageLog
 
 __all__ = [
     "Damaged",
+    "Line",
     "Reading",
     "Record",
     "UsageLog",

@@ -1,7 +1,7 @@
 """The writing end of usage.log.
 
-Theory of operation: a line is one `os.write` on a descriptor opened with O_APPEND, which the kernel puts at the end of
-the file undivided, so threads and processes need no common lock to write. About once a second a writer looks whether
+Theory of operation: a line, or several that come together, is one `os.write` on a descriptor opened with O_APPEND, which
+the kernel puts at the end of the file undivided, so threads and processes need no common lock to write. About once a second a writer looks whether
 its file still stands under its name, and follows where another process rotated it or somebody deleted it; a line that
 is written to the renamed file meanwhile is as good, because renamed files are read as well. Renaming alone needs the lock
 between processes, and a writer that does not get it goes on writing and tries again.
@@ -88,19 +88,19 @@ class UsageLog:
         self._rotation_broken = False
         _renew_after_fork(self)
 
-    def append(self, line: Mapping[str, object]) -> bool:
-        """Stamp one line and append it; True when it is in the file, False when it was counted as failed."""
+    def append(self, *lines: Mapping[str, object]) -> bool:
+        """Stamp the lines and append them together; True when they are in the file, False when one was counted as failed."""
         messages: list[str] = []
         try:
             ts = format_ts(self._wall())
-            encoded = encode_line(line, ts=ts, instance=self._instance)
+            encoded = [encode_line(line, ts=ts, instance=self._instance) for line in lines]
             with self._lock:
                 written = self._append(encoded, ts[:10], messages)
         # The boundary of the log writer: whatever a caller's objects, clock or disk do, the request goes on.
         except Exception as error:  # noqa: BLE001
             written = False
             with self._lock:
-                self._count_failure(f"{type(error).__name__}: {as_text(error)}", messages)
+                self._count_failures(len(lines), f"{type(error).__name__}: {as_text(error)}", messages)
         for message in messages:
             logger.warning("%s", message)
         return written
@@ -116,33 +116,33 @@ class UsageLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, encoded: bytes, today: str, messages: list[str]) -> bool:
+    def _append(self, encoded: list[bytes], today: str, messages: list[str]) -> bool:
         now = self._monotonic()
+        due = self.lines_written + len(encoded)
         try:
             descriptor = self._ready(now, today, messages)
             if descriptor is None:
-                self.failures += 1
-                self._lost_in_outage += 1
+                self.failures += len(encoded)
+                self._lost_in_outage += len(encoded)
                 return False
-            self._write(descriptor, encoded)
+            self._write_all(descriptor, encoded)
         except OSError as error:
             if self._descriptor is None or error.errno not in _FULL:
                 self._release()
                 self._reopen_at = now + _REOPEN_S
-            self._count_failure(_describe(error), messages)
+            self._count_failures(due - self.lines_written, _describe(error), messages)
             return False
-        self.lines_written += 1
         if self._lost_in_outage:
             messages.append(f"{self.path} is written again; lines lost meanwhile: {self._lost_in_outage}")
             self._lost_in_outage = 0
         return True
 
-    def _count_failure(self, reason: str, messages: list[str]) -> None:
-        self.failures += 1
+    def _count_failures(self, lines: int, reason: str, messages: list[str]) -> None:
+        self.failures += lines
         self.last_error = reason
         if not self._lost_in_outage:
             messages.append(f"{self.path} cannot be written ({reason}); requests go on, their lines are lost")
-        self._lost_in_outage += 1
+        self._lost_in_outage += lines
 
     def _ready(self, now: float, today: str, messages: list[str]) -> int | None:
         """Give the descriptor of the right file; None where it is too early to try again. Raises OSError."""
@@ -225,6 +225,24 @@ class UsageLog:
         self._open(now, today)
         self._rotation_broken = False
         self._rotate_at = 0.0
+
+    def _write_all(self, descriptor: int, encoded: list[bytes]) -> None:
+        whole = 0
+        if len(encoded) > 1 and not self._torn:
+            written = os.write(descriptor, b"".join(encoded))
+            self._size += written
+            # Nearly always everything; on a full disk perhaps the first ones, and a part of the next.
+            while whole < len(encoded) and written >= len(encoded[whole]) - 1:
+                written -= len(encoded[whole])
+                whole += 1
+            self.lines_written += whole
+            self._torn = written != 0  # at -1 only the newline is missing
+            if self._torn and whole == len(encoded):
+                self._size += os.write(descriptor, b"\n")
+                self._torn = False
+        for line in encoded[whole:]:
+            self._write(descriptor, line)
+            self.lines_written += 1
 
     def _write(self, descriptor: int, encoded: bytes) -> None:
         payload = b"\n" + encoded if self._torn else encoded

@@ -61,13 +61,14 @@ class _Completions:
         )
         router, closing = self._serving.router, self._serving.closing
         if not asked.stream:
-            return completion_reply(await attended(router.answer(asked.chat), receive, closing))
+            answer = await attended(router.answer(asked.chat), scope, receive, closing)
+            return completion_reply(answer)
         events = router.ask(asked.chat)
         chunks = Chunks(
             asked.chat.request_id, created=int(router.context.wall()), include_usage=asked.include_usage
         )
         stream = CompletionStream(events, chunks, send, keep_alive_s=self._serving.keep_alive_s)
-        await stream.serve(receive, closing)
+        await stream.serve(scope, receive, closing)
         return None
 
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from fallback import activity
 from fallback.api.attend import CallerGoneError, attended
@@ -59,10 +59,10 @@ class CompletionStream:
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
 
-    async def serve(self, receive: Receive, closing: Closing) -> None:
+    async def serve(self, scope: Scope, receive: Receive, closing: Closing) -> None:
         """Write the whole stream."""
         try:
-            await attended(self._run(), receive, closing)
+            await attended(self._run(), scope, receive, closing)
         except CallerGoneError:
             return
         except Refusal as refusal:
