@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import threading
 import time
@@ -144,9 +145,7 @@ class Wiring:
 
     def async_transport(self) -> AsyncTransport:
         """Return a transport for one event loop, with a session of its own."""
-        from fallback.transport.asynchronous import AiohttpTransport
-
-        inner = AsyncLocalTransport(AiohttpTransport(), self.models)
+        inner = AsyncLocalTransport(_async_transport(), self.models)
         return AsyncDrillTransport(inner, self.board, can_reach=self._can_reach, wall=self.context.wall)
 
     def _can_reach(self, provider: str) -> bool:
@@ -210,6 +209,17 @@ def assemble(
         recent=RecentActivity(settings.log.folder, wall=wall),
         whole_log=WholeLog(settings.log.folder, wall=wall),
     )
+
+
+def _async_transport() -> AsyncTransport:
+    # Here, because whoever uses one kind of router should not load the library of the other.
+    if importlib.util.find_spec("httptools") is None:
+        from fallback.transport.asynchronous import AiohttpTransport
+
+        return AiohttpTransport()
+    from fallback.transport.direct import DirectTransport
+
+    return DirectTransport()
 
 
 def _each(record: Record) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""AiohttpTransport over real sockets. What both transports make of a broken server stands in test_transport_parity."""
+"""Both transports for an event loop over real sockets. What all make of a broken server stands in test_transport_parity."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,27 @@ from raw_server import (
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.standin import Fault, StandInThread, Tenant, refused_port
-from fallback.transport.asynchronous import AiohttpResponse, AiohttpTransport
+from fallback.transport.asynchronous import AiohttpTransport
+from fallback.transport.base import AsyncResponse
+from fallback.transport.direct import DirectTransport
 from fallback.transport.names import Names
 
-Scenario = Callable[[AiohttpTransport], Coroutine[Any, Any, None]]
+Kind = DirectTransport | AiohttpTransport
+Scenario = Callable[[Kind], Coroutine[Any, Any, None]]
+
+_kind: ContextVar[tuple[type[Kind], bool]] = ContextVar("kind")
+
+
+@pytest.fixture(
+    params=[(DirectTransport, False), (DirectTransport, True), (AiohttpTransport, False)],
+    ids=["direct", "direct-uvloop", "aiohttp"],
+    autouse=True,
+)
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Say which transport `with_transport` makes, and on which event loop."""
+    token = _kind.set(request.param)
+    yield
+    _kind.reset(token)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +69,12 @@ def tenant(standin: StandInThread, request: pytest.FixtureRequest) -> Tenant:
 
 def with_transport(scenario: Scenario, **options: Any) -> None:
     """Run `scenario` on an event loop with a transport, which is closed afterwards; nobody may complain."""
+    made, on_uvloop = _kind.get()
 
     async def run() -> None:
         complaints: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        transport = AiohttpTransport(**options)
+        transport = made(**options)
         try:
             await scenario(transport)
         finally:
@@ -63,11 +82,14 @@ def with_transport(scenario: Scenario, **options: Any) -> None:
         await asyncio.sleep(0)
         assert complaints == []
 
-    asyncio.run(run())
+    with asyncio.Runner(
+        loop_factory=pytest.importorskip("uvloop").new_event_loop if on_uvloop else None
+    ) as runner:
+        runner.run(run())
 
 
 async def call(
-    transport: AiohttpTransport,
+    transport: Kind,
     url: str,
     body: bytes = PLAIN,
     *,
@@ -101,7 +123,7 @@ async def came(condition: Callable[[], bool]) -> None:
 
 
 def test_calls_share_one_connection(tenant: Tenant) -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         for _ in range(5):
             assert b"w60" in await call(transport, tenant.url)
 
@@ -110,7 +132,7 @@ def test_calls_share_one_connection(tenant: Tenant) -> None:
 
 
 def test_a_stream_closed_at_its_done_event_gives_its_connection_back(tenant: Tenant) -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         for _ in range(5):
             await call(transport, tenant.url, CHAT, until=lambda data: b"[DONE]" in data)
 
@@ -125,7 +147,7 @@ def test_a_pooled_connection_that_is_reset_later_makes_nobody_complain() -> None
 
     with RawServer(in_two_pieces) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             assert await call(transport, server.url) == b"{}"
             await came(lambda: server.closed == 1)
             assert await call(transport, server.url) == b"{}"
@@ -137,7 +159,7 @@ def test_a_pooled_connection_that_is_reset_later_makes_nobody_complain() -> None
 def test_a_response_closed_early_is_not_reused(tenant: Tenant) -> None:
     tenant.configure(words=2000, per_token_s=0.01)
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         await call(transport, tenant.url, CHAT, until=lambda data: b"w1" in data)
         await came(lambda: tenant.counters.aborted == 1)
         tenant.configure(words=1, per_token_s=0.0)
@@ -150,7 +172,7 @@ def test_a_response_closed_early_is_not_reused(tenant: Tenant) -> None:
 def test_closing_twice_is_harmless_and_a_closed_response_is_not_read(tenant: Tenant) -> None:
     tenant.always(Fault(kind="hang_after_headers"))
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         response = await transport.send(request_to(tenant.url), connect_s=1, limit_s=5)
         await response.close()
         await response.close()
@@ -167,7 +189,7 @@ def test_a_pooled_connection_that_the_server_closed_is_replaced_without_an_error
 
     with RawServer(once) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             for count in range(1, 4):
                 assert await call(transport, server.url) == b"{}"
                 await came(lambda count=count: server.closed >= count)  # type: ignore[misc]
@@ -180,7 +202,7 @@ def test_cookies_redirects_and_retries_are_not_for_us(standin: StandInThread, te
     other = standin.tenant("redirected-to-by-async")
     tenant.configure(headers={"Set-Cookie": "session=1; Path=/"})
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         await call(transport, tenant.url)
         await call(transport, tenant.url)
         tenant.always(Fault(kind="redirect", location=other.url))
@@ -198,7 +220,7 @@ def test_cookies_redirects_and_retries_are_not_for_us(standin: StandInThread, te
 def test_headers_are_sent_as_given_and_a_compressed_body_is_passed_on(tenant: Tenant) -> None:
     tenant.always(Fault(kind="gzip"))
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         assert (await call(transport, tenant.url)).startswith(b"\x1f\x8b")
 
     with_transport(scenario)
@@ -212,7 +234,7 @@ def test_response_header_names_are_in_lower_case_and_repeated_ones_joined() -> N
     head = OK + b"X-Twice: a\r\nx-tWICE: b\r\nX-Bytes: caf\xc3\xa9\xff\r\nContent-Length: 0\r\n\r\n"
     with RawServer(hangs(head)) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             response = await transport.send(request_to(server.url), connect_s=1, limit_s=5)
             assert response.head.headers["x-twice"] == "a, b"
             assert response.head.headers["x-bytes"] == "caf\u00c3\u00a9\u00ff"
@@ -224,7 +246,7 @@ def test_response_header_names_are_in_lower_case_and_repeated_ones_joined() -> N
 def test_a_large_body_is_sent_without_a_warning(tenant: Tenant) -> None:
     body = PLAIN[:-1] + b', "note": "' + b"x" * 3_000_000 + b'"}'
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         assert b"w60" in await call(transport, tenant.url, body)
 
     with_transport(scenario)
@@ -243,7 +265,7 @@ def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch, te
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{dead}")
         monkeypatch.setenv("no_proxy", "")
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             assert await call(transport, "http://provider.invalid/v1") == b"{}"
             down = await failure_of(call(transport, "https://provider.invalid/v1"))
             assert down == (FailureKind.CONNECTION, Phase.CONNECT)
@@ -253,7 +275,7 @@ def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch, te
     assert seen[0].startswith(b"POST http://provider.invalid/v1 HTTP/1.1\r\n")
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
 
-    async def unsupported(transport: AiohttpTransport) -> None:
+    async def unsupported(transport: Kind) -> None:
         with pytest.raises(TransportError, match="only http and https proxies"):
             await call(transport, "http://provider.invalid/v1")
 
@@ -274,12 +296,12 @@ def test_certificates_are_checked_against_the_bundle_of_the_environment(
 
     with tls_server(serve, certificate) as server:
 
-        async def refused(transport: AiohttpTransport) -> None:
+        async def refused(transport: Kind) -> None:
             with pytest.raises(TransportError, match="TLS failed") as caught:
                 await call(transport, server.url)
             assert (caught.value.kind, caught.value.phase) == (FailureKind.CONNECTION, Phase.CONNECT)
 
-        async def trusted(transport: AiohttpTransport) -> None:
+        async def trusted(transport: Kind) -> None:
             assert await call(transport, server.url) == b"{}"
             assert await call(transport, server.url) == b"{}"
             with pytest.raises(TransportError, match="TLS failed"):
@@ -307,7 +329,7 @@ def test_tls_through_a_tunnel_of_the_proxy_can_be_cancelled(
     with tls_server(serve, certificate) as server, RawServer(tunnel(server.port)) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             task = asyncio.create_task(call(transport, "https://provider.invalid/v1"))
             await came(reached.is_set)
             task.cancel()
@@ -325,7 +347,7 @@ def test_refused_and_unknown_names_are_connection_failures() -> None:
     def unknown(host: str, *_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         with refused_port() as port, pytest.raises(TransportError, match="connection refused") as refused:
             await call(transport, f"http://127.0.0.1:{port}/v1")
         assert (refused.value.kind, refused.value.phase) == (FailureKind.CONNECTION, Phase.CONNECT)
@@ -346,7 +368,7 @@ def test_both_limits_bound_the_look_up_of_a_name(connect_s: float, limit_s: floa
         answer.wait(10)
         raise socket.gaierror(socket.EAI_AGAIN, "late")
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         began = time.monotonic()
         late = await failure_of(
             call(transport, "http://slow.invalid/v1", connect_s=connect_s, limit_s=limit_s)
@@ -361,7 +383,7 @@ def test_both_limits_bound_the_look_up_of_a_name(connect_s: float, limit_s: floa
 def test_the_connect_limit_bounds_the_tls_handshake() -> None:
     with RawServer(lambda conn: conn.recv(1 << 20) and conn.recv(1)) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             url = f"https://127.0.0.1:{server.port}/v1"
             late = await failure_of(call(transport, url, connect_s=0.3, limit_s=8))
             assert late == (FailureKind.TIMEOUT, Phase.CONNECT)
@@ -374,7 +396,7 @@ def test_a_body_that_nobody_reads_is_late_and_its_connection_is_dropped_at_once(
     over = threading.Event()
     with RawServer(lambda conn: over.wait(10)) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             late = await failure_of(call(transport, server.url, b"x" * 20_000_000, limit_s=0.3))
             assert late == (FailureKind.TIMEOUT, Phase.HEADERS)
 
@@ -391,14 +413,14 @@ def test_a_body_that_nobody_reads_is_late_and_its_connection_is_dropped_at_once(
 def test_cancelling_the_task_closes_the_connection_at_once(tenant: Tenant, fault: Fault) -> None:
     tenant.always(fault)
 
-    async def read_on(transport: AiohttpTransport, responses: list[AiohttpResponse]) -> None:
+    async def read_on(transport: Kind, responses: list[AsyncResponse]) -> None:
         response = await transport.send(request_to(tenant.url, CHAT), connect_s=1, limit_s=30)
         responses.append(response)  # held on to and not closed: the cancellation alone must do it
         while await response.read(30):
             pass
 
-    async def scenario(transport: AiohttpTransport) -> None:
-        responses: list[AiohttpResponse] = []
+    async def scenario(transport: Kind) -> None:
+        responses: list[AsyncResponse] = []
         task = asyncio.create_task(read_on(transport, responses))
         await came(lambda: tenant.counters.in_flight == 1)
         await asyncio.sleep(0.1)  # until it reads
@@ -418,7 +440,7 @@ def test_cancelling_a_read_over_tls_closes_the_connection_at_once(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with tls_server(hangs(CHUNKED + b"2\r\n{}\r\n"), certificate) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             response = await transport.send(request_to(server.url), connect_s=2, limit_s=5)
             assert await response.read(2) == b"{}"
             task = asyncio.create_task(response.read(30))
@@ -437,7 +459,7 @@ def test_an_outer_cancellation_that_meets_the_limit_stays_a_cancellation(
 ) -> None:
     tenant.always(fault)
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.create_task(call(transport, tenant.url, limit_s=0.3))
         # Both callbacks run in one turn of the loop, which is held up meanwhile.
@@ -453,7 +475,7 @@ def test_an_outer_cancellation_that_meets_the_limit_stays_a_cancellation(
 def test_an_outer_timeout_ends_a_call_as_a_timeout_of_its_own(tenant: Tenant) -> None:
     tenant.always(Fault(kind="hang"))
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(0.2):
                 await call(transport, tenant.url, limit_s=30)
@@ -466,7 +488,7 @@ def test_an_outer_timeout_ends_a_call_as_a_timeout_of_its_own(tenant: Tenant) ->
 def test_a_hundred_tasks_with_cancels_leave_nothing_behind(standin: StandInThread) -> None:
     tenant = standin.tenant("async-crowd", words=20, per_token_s=0.01)
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         tasks = [asyncio.create_task(call(transport, tenant.url, CHAT, limit_s=20)) for _ in range(100)]
         loop = asyncio.get_running_loop()
         for number, task in enumerate(tasks):
@@ -477,8 +499,7 @@ def test_a_hundred_tasks_with_cancels_leave_nothing_behind(standin: StandInThrea
             whole = isinstance(result, bytes) and b"[DONE]" in result
             assert whole or (number % 2 and isinstance(result, asyncio.CancelledError))
         await came(lambda: tenant.counters.in_flight == 0)
-        assert not transport._responses
-        assert not transport._sending
+        assert transport.under_way == 0
 
     with_transport(scenario)
 
@@ -492,7 +513,7 @@ def test_a_hundred_tasks_with_cancels_leave_nothing_behind(standin: StandInThrea
 def test_closing_the_transport_ends_what_is_under_way(tenant: Tenant, fault: Fault, phase: Phase) -> None:
     tenant.always(fault)
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         tasks = [asyncio.create_task(call(transport, tenant.url, limit_s=30)) for _ in range(3)]
         await came(lambda: tenant.counters.in_flight == 3)
         await asyncio.sleep(0.1)  # until they read
@@ -518,7 +539,7 @@ def test_closing_the_transport_ends_a_call_that_is_not_connected_yet() -> None:
         answer.wait(10)
         raise socket.gaierror(socket.EAI_AGAIN, "late")
 
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         task = asyncio.create_task(call(transport, "http://slow.invalid/v1", connect_s=30, limit_s=30))
         await came(asked.is_set)
         await transport.close()
@@ -539,7 +560,7 @@ def test_closing_the_transport_does_not_wait_for_a_body_that_nobody_reads() -> N
 
     with RawServer(answers_unasked) as server:
 
-        async def scenario(transport: AiohttpTransport) -> None:
+        async def scenario(transport: Kind) -> None:
             response = await transport.send(request_to(server.url, b"x" * 20_000_000), connect_s=2, limit_s=5)
             task = asyncio.create_task(response.read(30))
             await asyncio.sleep(0.1)
@@ -552,7 +573,7 @@ def test_closing_the_transport_does_not_wait_for_a_body_that_nobody_reads() -> N
 
 
 def test_a_transport_that_sent_nothing_is_closed_without_a_word() -> None:
-    async def scenario(transport: AiohttpTransport) -> None:
+    async def scenario(transport: Kind) -> None:
         await transport.close()
 
     with_transport(scenario)

@@ -1,4 +1,4 @@
-"""Both transports must make the same of what a server does: one list of behaviours, over real sockets."""
+"""All transports must make the same of what a server does: one list of behaviours, over real sockets."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from raw_server import (
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.transport.asynchronous import AiohttpTransport
+from fallback.transport.base import AsyncTransport
+from fallback.transport.direct import DirectTransport
 from fallback.transport.sync import RequestsTransport
 
 CONNECTION, MALFORMED, TIMEOUT = FailureKind.CONNECTION, FailureKind.MALFORMED_RESPONSE, FailureKind.TIMEOUT
@@ -55,8 +57,7 @@ def fetch_sync(url: str, limit_s: float) -> Came:
     return Came(status, body)
 
 
-async def fetch_async(url: str, limit_s: float) -> Came:
-    transport = AiohttpTransport()
+async def fetch_async(transport: AsyncTransport, url: str, limit_s: float) -> Came:
     status, body = None, b""
     try:
         response = await transport.send(request_to(url), connect_s=1, limit_s=limit_s)
@@ -179,18 +180,20 @@ SERVED: dict[str, tuple[Behaviour, Came]] = {
 }
 
 
-@pytest.mark.parametrize("driver", ["sync", "async"])
+@pytest.mark.parametrize("driver", ["sync", "direct", "direct-uvloop", "aiohttp"])
 @pytest.mark.parametrize("name", SERVED)
 def test_what_a_server_does_is_translated_alike(name: str, driver: str) -> None:
     behave, expected = SERVED[name]
     limit_s = LIMIT_S if expected.kind is TIMEOUT else 5.0
     with RawServer(behave) as server:
         began = time.monotonic()
-        came = (
-            fetch_sync(server.url, limit_s)
-            if driver == "sync"
-            else asyncio.run(fetch_async(server.url, limit_s))
-        )
+        if driver == "sync":
+            came = fetch_sync(server.url, limit_s)
+        else:
+            transport = AiohttpTransport() if driver == "aiohttp" else DirectTransport()
+            made = pytest.importorskip("uvloop").new_event_loop if driver == "direct-uvloop" else None
+            with asyncio.Runner(loop_factory=made) as runner:
+                came = runner.run(fetch_async(transport, server.url, limit_s))
         took_s = time.monotonic() - began
         assert came == expected
         assert server.accepted == 1

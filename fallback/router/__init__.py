@@ -1,7 +1,7 @@
 """ModelRouter and AsyncModelRouter: two thin drivers of one loop.
 
 All that decides anything is in `loop` and `core`; what is here carries their commands out, with threads and requests
-(`threads`), or with an event loop and aiohttp (`tasks`).
+(`threads`), or with an event loop (`tasks`).
 """
 
 from __future__ import annotations

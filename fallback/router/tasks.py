@@ -1,4 +1,4 @@
-"""AsyncModelRouter: the driver for one event loop, over aiohttp."""
+"""AsyncModelRouter: the driver for one event loop."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def _drive_async(
 
 
 class AsyncModelRouter(BaseRouter):
-    """ModelRouter for one event loop: the same loop, driven with aiohttp."""
+    """ModelRouter for one event loop: the same loop, driven with async and await."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The transport of AsyncModelRouter: aiohttp, one session for one event loop.
+"""The transport of AsyncModelRouter through a proxy, and where httptools cannot be had: aiohttp, one session for one event loop.
 
 Theory of operation: an asyncio.timeout around each step bounds it whatever the peer does, and the cancellation of a task
 closes its connection. A connection is given back by aiohttp itself with the last byte of its body; one that is not at
@@ -182,6 +182,11 @@ class AiohttpTransport:
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._sending: set[asyncio.Timeout] = set()
         self._responses: set[AiohttpResponse] = set()
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are under way."""
+        return len(self._sending) + len(self._responses)
 
     async def send(self, request: WireRequest, *, connect_s: float, limit_s: float) -> AiohttpResponse:
         """Send `request` and return the response when its headers are in. Raises TransportError."""
