@@ -1,6 +1,7 @@
 """Prints what viewers of the Providers page cost: round trips of its refreshes, and the program's CPU and memory.
 
 python benchmarks/viewers.py [--viewers 40] [--seconds 60] [--requests-per-s 2]
+python benchmarks/viewers.py --watch PORT [--page analytics]    one viewer of a program that runs already
 
 The program is the real one (main.py) in a process of its own, its providers a stand-in in this one. A viewer is a
 WebSocket that says what a browser says: it opens the page, and then asks for each part of it again as often as the page
@@ -45,13 +46,19 @@ PROVIDERS = (
 
 
 class Viewer:
-    """One browser on the Providers page."""
+    """One browser on a page."""
 
-    def __init__(self, socket_: aiohttp.ClientWebSocketResponse, taken_s: dict[float, list[float]]) -> None:
+    def __init__(
+        self,
+        socket_: aiohttp.ClientWebSocketResponse,
+        taken_s: dict[float, list[float]],
+        page: str = "providers",
+    ) -> None:
         """Speak over `socket_`, and put the round trips into `taken_s`, by the interval of what was refreshed."""
         self._socket = socket_
         self._taken_s = taken_s
         self._page = ""
+        self._name = page
         self._switches: dict[str, bool] = {}
         self._parts: dict[str, float] = {}
         self._turn = asyncio.Lock()
@@ -81,7 +88,7 @@ class Viewer:
         state.page_script_hash, state.fragment_id, state.is_auto_rerun = self._page, part, bool(part)
         state.context_info.timezone_offset = -60
         if not self._page:
-            state.page_name = "providers"
+            state.page_name = self._name
         for identity, on in self._switches.items():
             state.widget_states.widgets.add(id=identity, bool_value=on)
         await self._socket.send_bytes(message.SerializeToString())
@@ -205,6 +212,18 @@ async def measure(options: argparse.Namespace, url: str, pid: int) -> None:
         )
 
 
+async def watch_one(port: int, page: str) -> None:
+    """Watch a page for as long as this process is left to."""
+    url = f"http://127.0.0.1:{port}"
+    async with aiohttp.ClientSession() as http:
+        await wait_up(http, url)
+        stream = f"{url.replace('http', 'ws', 1)}/_stcore/stream"
+        joined = await http.ws_connect(stream, protocols=["streamlit"], max_msg_size=2**26)
+        viewer = Viewer(joined, defaultdict(list), page)
+        await viewer.open()
+        await viewer.watch(time.perf_counter() + MOST_SECONDS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -212,7 +231,12 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--requests-per-s", type=float, default=2.0)
+    parser.add_argument("--watch", type=int, metavar="PORT")
+    parser.add_argument("--page", default="providers")
     options = parser.parse_args()
+    if options.watch is not None:
+        asyncio.run(watch_one(options.watch, options.page))
+        return
     if not (0 < options.viewers <= MOST_VIEWERS and 0 < options.seconds <= MOST_SECONDS):
         parser.error(f"at most {MOST_VIEWERS} viewers and {MOST_SECONDS:.0f} seconds")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
