@@ -9,8 +9,7 @@ https://platform.openai.com/docs/api-reference/chat/streaming
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fallback.core.models import Choice, Usage
 
@@ -20,8 +19,7 @@ _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 MAX_CHOICES = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A piece of the answer: what one chunk held."""
 
     text: str
@@ -154,7 +152,7 @@ class Assembly:
 
         Raises ValueError, with nothing taken, where the body has not the shape of an answer.
         """
-        raws = _choices(body, "message")
+        raws = [dict(raw) for raw in _choices(body, "message")]
         self._take_frame(body)
         for raw in raws:
             # The legacy API of Together has none; an answer in one body is whole by itself.
@@ -168,26 +166,28 @@ class Assembly:
         shown: list[Mapping[str, Any]] = []
         text, substance, alive = "", False, False
         for position, raw in enumerate(raws):
-            index = raw["index"] if isinstance(raw.get("index"), int) else position
-            partial = self._partials.setdefault(index, _Partial())
+            index = raw.get("index")
+            if not isinstance(index, int):
+                index = position
+            partial = self._partials.get(index)
+            if partial is None:
+                partial = self._partials[index] = _Partial()
             delta = raw.get(key) or {}
-            added = partial.add(delta)
-            substance = substance or added
-            alive = alive or added or bool(delta.get("reasoning") or delta.get("reasoning_content"))
-            content = delta.get("content") or delta.get("refusal")
-            if index == 0 and isinstance(content, str):
-                text += content
-            partial.add_logprobs(raw.get("logprobs"))
-            finish_reason = raw.get("finish_reason")
+            if partial.add(delta):
+                substance = alive = True
+            elif delta.get("reasoning") or delta.get("reasoning_content"):
+                alive = True
+            if index == 0:
+                content = delta.get("content") or delta.get("refusal")
+                if isinstance(content, str):
+                    text += content
+            logprobs, finish_reason = raw.get("logprobs"), raw.get("finish_reason")
+            if logprobs is not None:
+                partial.add_logprobs(logprobs)
             if finish_reason and isinstance(finish_reason, str):
                 partial.finish_reason = finish_reason
             shown.append(
-                {
-                    "index": index,
-                    "delta": delta,
-                    "logprobs": raw.get("logprobs"),
-                    "finish_reason": finish_reason,
-                }
+                {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
             )
         return Piece(text, tuple(shown), substance, alive)
 
@@ -208,12 +208,17 @@ def _choices(body: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(raws, list) or len(raws) > MAX_CHOICES:
         raise ValueError("choices is not a list of reasonable length")
     for raw in raws:
-        if not isinstance(raw, dict) or not isinstance(raw.get(key) or {}, dict):
+        if not isinstance(raw, dict):
             raise ValueError("a choice is not an object")
-        calls = (raw.get(key) or {}).get("tool_calls") or []
-        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        part = raw.get(key)
+        if not part:
+            continue
+        if not isinstance(part, dict):
+            raise ValueError("a choice holds no object")
+        calls = part.get("tool_calls")
+        if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
             raise ValueError("tool_calls is not a list of objects")
-    return [dict(raw) for raw in raws]
+    return raws
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

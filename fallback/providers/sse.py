@@ -11,7 +11,7 @@ some providers leave out the last blank line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["EventTooLargeError", "SSEParser", "ServerSentEvent"]
 
@@ -20,8 +20,7 @@ class EventTooLargeError(ValueError):
     """A line or an event is longer than the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event. `data` is bytes as they came, not decoded: one bad byte spoils one event and not the stream."""
 
     event: str
@@ -131,4 +130,5 @@ class SSEParser:
         self._data, self._event, self._data_bytes = [], b"", 0
         if not data:
             return None
-        return ServerSentEvent(event.decode("utf-8", "replace") or "message", b"\n".join(data))
+        name = event.decode("utf-8", "replace") if event else "message"
+        return ServerSentEvent(name, data[0] if len(data) == 1 else b"\n".join(data))
