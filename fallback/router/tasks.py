@@ -32,8 +32,8 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         self.request_id = exchange.request.request_id
         self._events = _drive_async(exchange, transport, sleep, probe)
 
-    async def __anext__(self) -> Event:
-        return await anext(self._events)
+    def __anext__(self) -> Awaitable[Event]:
+        return self._events.__anext__()
 
     async def __aenter__(self) -> Self:
         return self
