@@ -146,6 +146,7 @@ class Running:
     router: AsyncModelRouter
     closing: Closing
     keep_alive_s: float = 10.0
+    send_limit_s: float = 30.0
 
 
 async def ask(app: ASGIApp, path: str, body: bytes) -> tuple[int, int]:

@@ -94,16 +94,24 @@ class Running:
     router: AsyncModelRouter
     closing: Closing
     keep_alive_s: float = 10.0
+    send_limit_s: float = 30.0
 
 
 def scripted_app(
-    script: Script, *, keep_alive_s: float = 10.0, providers: str = "a", closing: Closing | None = None
+    script: Script,
+    *,
+    keep_alive_s: float = 10.0,
+    send_limit_s: float = 30.0,
+    providers: str = "a",
+    closing: Closing | None = None,
 ) -> ASGIApp:
     """Return a program whose providers, each named by one letter, play `script`."""
     clock = script.clock
     wiring, _ = scripted_wiring(list(providers), clock=clock, policy=RoutingPolicy(retries=0))
     router = AsyncModelRouter(wiring, transport=AsyncScriptedTransport(script), sleep=clock.advance_async)
-    return Envelope(Starlette(routes=routes(Running(router, closing or Closing(), keep_alive_s))))
+    return Envelope(
+        Starlette(routes=routes(Running(router, closing or Closing(), keep_alive_s, send_limit_s)))
+    )
 
 
 def scripted(*replies: Reply) -> TestClient:

@@ -579,6 +579,7 @@ class Broken:
     """A program whose router fails in a way that nobody foresaw."""
 
     keep_alive_s = 10.0
+    send_limit_s = 30.0
 
     @property
     def router(self) -> AsyncModelRouter:

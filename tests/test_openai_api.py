@@ -668,11 +668,9 @@ async def call_until_it_stands_still(
     return sent
 
 
-def test_caller_who_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The limit is 30 s, too long for a test, and nothing that anybody should have to set.
-    monkeypatch.setattr("fallback.api.openai.stream.SEND_LIMIT_S", 0.05)
+def test_caller_who_does_not_read_counts_as_gone() -> None:
     script = Script(FakeClock()).add("a", Reply.text("one", "two", "three"))
-    app = scripted_app(script, keep_alive_s=0.02)
+    app = scripted_app(script, keep_alive_s=0.02, send_limit_s=0.05)
     sent = asyncio.run(call_until_it_stands_still(app, lambda message: b"two" in message.get("body", b"")))
     assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 2]
     assert script.open == 0
@@ -993,6 +991,7 @@ class Broken:
     """A program whose router fails in a way that nobody foresaw."""
 
     keep_alive_s = 10.0
+    send_limit_s = 30.0
 
     @property
     def router(self) -> AsyncModelRouter:

@@ -108,6 +108,7 @@ class _Api:
         self.router = AsyncModelRouter(wiring)
         self.closing = Closing()
         self.keep_alive_s = 10.0
+        self.send_limit_s = 30.0
         self.application: ASGIApp = Envelope(Starlette(routes=routes(self)))
 
 

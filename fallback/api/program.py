@@ -80,6 +80,11 @@ class Program:
         self._insecure = insecure
 
     @property
+    def send_limit_s(self) -> float:
+        """How long a caller may take nothing of an answer; RuntimeError where `router` raises it."""
+        return self.router.wiring.settings.api.send_timeout_s
+
+    @property
     def router(self) -> AsyncModelRouter:
         """The router of the API. RuntimeError before the start and after the end."""
         if self._router is None:

@@ -82,7 +82,12 @@ class _Generate:
         chat = chat_request(**given, source="api", request_id=state.request_id, api_key_name=key_name)
         router, closing = self._serving.router, self._serving.closing
         if stream:
-            return EventStream(router.ask(chat), closing, keep_alive_s=self._serving.keep_alive_s)
+            return EventStream(
+                router.ask(chat),
+                closing,
+                keep_alive_s=self._serving.keep_alive_s,
+                send_limit_s=self._serving.send_limit_s,
+            )
         answer = await attended(router.answer(chat), request.scope, request.receive, closing)
         return JsonResponse(answer_object(answer))
 

@@ -23,3 +23,7 @@ class Serving(Protocol):
 
     keep_alive_s: float
     """Silence after which a stream gets a comment."""
+
+    @property
+    def send_limit_s(self) -> float:
+        """How long a caller may take nothing of an answer before it counts as gone."""

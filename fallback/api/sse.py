@@ -26,9 +26,6 @@ __all__ = ["KEEP_ALIVE_S", "EventStream"]
 KEEP_ALIVE_S = 10.0
 """Silence after which a comment is written, so that nobody in between takes the connection for dead."""
 
-SEND_LIMIT_S = 30.0
-"""A caller who does not read for so long counts as gone."""
-
 LAST_WORD_S = 1.0
 """The same for the word that the program ends."""
 
@@ -42,15 +39,18 @@ _HEADERS = [
 class EventStream(Response):
     """The answer to one request, streamed. Closes `events` however it ends."""
 
-    def __init__(self, events: AsyncAnswerStream, closing: Closing, *, keep_alive_s: float) -> None:
+    def __init__(
+        self, events: AsyncAnswerStream, closing: Closing, *, keep_alive_s: float, send_limit_s: float
+    ) -> None:
         super().__init__()
         self._events = events
         self._closing = closing
         self._keep_alive_s = keep_alive_s
+        self._send_limit_s = send_limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the whole stream."""
-        pump = _Pump(self._events, scope, receive, send, self._keep_alive_s)
+        pump = _Pump(self._events, scope, receive, send, self._keep_alive_s, self._send_limit_s)
         try:
             await attended(pump.run(), scope, receive, self._closing)
         except CallerGoneError:
@@ -65,13 +65,20 @@ class _Pump:
     """Takes events and writes them."""
 
     def __init__(
-        self, events: AsyncAnswerStream, scope: Scope, receive: Receive, send: Send, keep_alive_s: float
+        self,
+        events: AsyncAnswerStream,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        keep_alive_s: float,
+        send_limit_s: float,
     ) -> None:
         self._events = events
         self._scope = scope
         self._receive = receive
         self._send = send
         self._keep_alive_s = keep_alive_s
+        self._send_limit_s = send_limit_s
         self._lock = asyncio.Lock()
         self._begun = False
         self._written = 0.0
@@ -132,7 +139,7 @@ class _Pump:
 
     async def _write(self, text: str, *, more: bool = True) -> None:
         try:
-            async with asyncio.timeout(SEND_LIMIT_S), self._lock:
+            async with asyncio.timeout(self._send_limit_s), self._lock:
                 if not self._begun:
                     self._begun = True
                     await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})

@@ -67,7 +67,13 @@ class _Completions:
         chunks = Chunks(
             asked.chat.request_id, created=int(router.context.wall()), include_usage=asked.include_usage
         )
-        stream = CompletionStream(events, chunks, send, keep_alive_s=self._serving.keep_alive_s)
+        stream = CompletionStream(
+            events,
+            chunks,
+            send,
+            keep_alive_s=self._serving.keep_alive_s,
+            send_limit_s=self._serving.send_limit_s,
+        )
         await stream.serve(scope, receive, closing)
         return None
 

@@ -25,7 +25,7 @@ from fallback.api.errors import ErrorReply, Refusal, error_reply, settle
 from fallback.api.openai.chunks import Chunks
 from fallback.api.openai.errors import error_object, error_reply_of
 from fallback.api.openai.reply import json_bytes
-from fallback.api.sse import LAST_WORD_S, SEND_LIMIT_S
+from fallback.api.sse import LAST_WORD_S
 from fallback.core.models import AttemptStarted, Delta, Event, Finished
 from fallback.router import AsyncAnswerStream
 
@@ -42,11 +42,20 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 class CompletionStream:
     """One streamed completion. `serve` is called once, and closes `events` however it ends."""
 
-    def __init__(self, events: AsyncAnswerStream, chunks: Chunks, send: Send, *, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        events: AsyncAnswerStream,
+        chunks: Chunks,
+        send: Send,
+        *,
+        keep_alive_s: float,
+        send_limit_s: float,
+    ) -> None:
         self._events = events
         self._chunks = chunks
         self._send = send
         self._keep_alive_s = keep_alive_s
+        self._send_limit_s = send_limit_s
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._begun = False
@@ -156,7 +165,7 @@ class CompletionStream:
         """Look whether it has been silent for too long, or whether what was sent is not taken."""
         now = self._loop.time()
         if self._sending_since is not None:
-            left_s = self._sending_since + SEND_LIMIT_S - now
+            left_s = self._sending_since + self._send_limit_s - now
             if left_s <= 0:
                 self._patience.reschedule(now)
                 return
