@@ -98,10 +98,8 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
     else:
         demo, settings = None, load(config)
         address, port = _free(host, port)
-    if not (settings.api_keys or options.insecure or ipaddress.ip_address(address).is_loopback):
-        raise StartError(
-            f"on {host} others could use your providers: set API_KEYS in .env, or say --insecure to let them"
-        )
+    if not (options.insecure or ipaddress.ip_address(address).is_loopback):
+        _check_guards(settings, host, api_only=options.api_only)
     return _Start(
         settings=settings,
         demo=demo,
@@ -113,6 +111,22 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
         workers=workers,
         metrics_port=metrics_port,
         insecure=options.insecure,
+    )
+
+
+def _check_guards(settings: Settings, host: str, *, api_only: bool) -> None:
+    """Raise StartError where others than this machine could use what asks nobody who they are."""
+    has_door = api_only or settings.dashboard.guarded
+    if settings.api_keys and has_door:
+        return
+    if settings.api_keys:
+        raise StartError(
+            f"on {host} others could use the dashboard: set DASHBOARD_PASSWORD in .env, let an OpenID provider sign people in "
+            "(docs/access.md), serve the API alone with --api-only, or say --insecure to let them"
+        )
+    wanted = "API_KEYS" if has_door else "API_KEYS and DASHBOARD_PASSWORD"
+    raise StartError(
+        f"on {host} others could use your providers: set {wanted} in .env, or say --insecure to let them"
     )
 
 
@@ -149,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python main.py",
         description="Serves the LLM Fallback System: dashboard and HTTP API on one port.",
-        epilog="Keys, API_KEYS, ALLOWED_HOSTS, HOST, PORT and SESSION_SECRET are read from the environment and from .env beside the "
+        epilog="Keys, API_KEYS, ALLOWED_HOSTS, DASHBOARD_PASSWORD and the like, HOST, PORT and SESSION_SECRET are read from the environment and from .env beside the "
         "configuration file; an option wins over both.",
         allow_abbrev=False,
     )
@@ -181,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="serve others than this machine although there are no API_KEYS",
+        help="serve others than this machine although there are no API_KEYS, or no DASHBOARD_PASSWORD for the dashboard",
     )
     return parser
 
@@ -246,9 +260,12 @@ def _serve(start: _Start) -> None:
 
     def started(router: ModelRouter) -> None:
         lines = [f"LLM Fallback System on {start.url}"]
-        if not ipaddress.ip_address(start.address).is_loopback:
-            # Keys guard the API; a page in a browser has none to show.
-            lines.append("The dashboard asks nobody for a key; --api-only serves the API alone.")
+        if settings.dashboard.guarded and not settings.api_keys:
+            lines.append(
+                "The dashboard asks who is there, and the HTTP API asks nobody: set API_KEYS as well."
+            )
+        elif not (settings.dashboard.guarded or ipaddress.ip_address(start.address).is_loopback):
+            lines.append("The dashboard asks nobody who they are; --api-only serves the API alone.")
         if settings.banner is not None:
             lines.append(f"{settings.banner}. No key is used, and nothing leaves this machine.")
         for status in router.status():

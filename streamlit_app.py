@@ -20,6 +20,6 @@ guard_streamlit()
 app = st.App(
     HERE / "fallback/ui/frame.py",
     routes=program.routes(),
-    middleware=program.middleware(),
+    middleware=program.dashboard_middleware(),
     lifespan=program.lifespan,
 )

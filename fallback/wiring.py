@@ -24,6 +24,7 @@ from fallback.providers.openai_compatible import OpenAICompatibleProvider
 from fallback.providers.settings import ProviderSettings, ProviderType
 from fallback.providers.together import TogetherProvider
 from fallback.recent import RecentActivity
+from fallback.signin import Door
 from fallback.state import SQLiteStateStore, StateStore
 from fallback.switchboard import Switchboard, settled
 from fallback.transport import AsyncTransport, Transport
@@ -115,6 +116,8 @@ class Wiring:
     recent: RecentActivity
     """What happened in the last minutes, read from the log when a page asks for it."""
     whole_log: WholeLog
+    door: Door
+    """Who may use the dashboard."""
 
     def start(self) -> None:
         """Take over the shared state, and begin to load the embedded models in the background."""
@@ -208,6 +211,7 @@ def assemble(
         board=board,
         recent=RecentActivity(settings.log.folder, wall=wall),
         whole_log=WholeLog(settings.log.folder, wall=wall),
+        door=Door(settings.dashboard, settings.session_secret, wall=wall),
     )
 
 

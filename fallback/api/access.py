@@ -2,8 +2,9 @@
 
 Theory of operation: three questions, each a function of the request's first lines.
 
-1. Did it come in over the network while the program has no keys? Then nobody is served, unless it was started with
-   `--insecure`. main.py refuses such a start; this is for every other server that the application is given to.
+1. Did it come in over the network, for a part of the program that asks nobody who they are: the API without keys, the dashboard
+   without a sign-in? Then it is not served, unless the program was started with `--insecure`. main.py refuses such a start;
+   this is for every other server that the application is given to.
 2. Is `Host` a name of this program? A page on the internet can let a name of its own point at 127.0.0.1 (DNS rebinding),
    and the browser then takes this program for that page's own server. It cannot do so with an address or with localhost,
    so those always pass, and every other name has to be known.
@@ -53,15 +54,26 @@ class Access:
     keys: Sequence[ApiKey] = ()
     hosts: Sequence[str] = ()
     """Names under which the program is reached, in small letters; `*.` before one stands for all below, `*` for any."""
+    signs_in: bool | None = None
+    """Whether the dashboard asks who is there; None: there is no dashboard."""
     insecure: bool = False
-    """Whether others may be served without keys."""
+    """Whether others may be served without keys and without a sign-in."""
     _decided: dict[tuple[bytes, str | None], bool] = field(default_factory=dict, repr=False, compare=False)
     """Hosts that were looked at: nearly every request has the same one."""
 
-    def check_network(self, server: str | None) -> None:
-        """Raise Refusal where `server`, the address that was connected to, is not to be served."""
-        if self.keys or self.insecure or server is None or is_local(server):
+    def check_network(self, server: str | None, family: str = "api") -> None:
+        """Raise Refusal where `server`, the address that was connected to, is not to be served.
+
+        `family` is what was asked for, as `refusing.family_of` says.
+        """
+        if self.insecure or server is None or is_local(server):
             return
+        is_dashboard = family == "page" and self.signs_in is not None
+        if self.signs_in if is_dashboard else self.keys or (family == "probe" and self.signs_in):
+            return
+        if is_dashboard and self.keys:
+            message = "the dashboard is there for its own machine alone: set DASHBOARD_PASSWORD in .env to serve others"
+            raise Refusal(403, "not_local", message)
         message = "this program serves its own machine alone: set API_KEYS in .env, or start it with --insecure, to serve others"
         raise Refusal(403, "not_local", message)
 

@@ -93,9 +93,10 @@ class Envelope:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if ours:
+                if ours or scope["state"].get("own_headers"):
                     # Our own routes set none of these, so nothing has to be looked for.
-                    message["headers"] = [*message.get("headers", ()), own, *_RAW_HEADERS]
+                    more = _RAW_HEADERS if ours else ()
+                    message["headers"] = [*message.get("headers", ()), own, *more]
                 else:
                     headers = MutableHeaders(scope=message)
                     headers["x-request-id"] = request_id
@@ -194,9 +195,9 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
     access = rules.access
     address = scope.get("server")
     server = address[0] if address else None
-    access.check_network(server)
     headers = _read(scope["headers"])
     path: str = scope["path"]
+    access.check_network(server, family_of(path))
     state: dict[str, Any] = scope.setdefault("state", {})
     state["api_key_name"] = None
     # Kubernetes and load balancers ask these two by address or under names of their own.

@@ -16,16 +16,19 @@ from starlette.routing import BaseRoute, Route
 from fallback.api.access import Access
 from fallback.api.closing import Closing
 from fallback.api.connection import Connections
+from fallback.api.doorway import Doorway
 from fallback.api.limits import Admission
 from fallback.api.metrics import CONTENT_TYPE, Metrics
 from fallback.api.middleware import Envelope, Gate, Rules
 from fallback.api.openapi import document_bytes
+from fallback.api.openid import configure_streamlit
 from fallback.api.plain import PlainPath
 from fallback.api.routes import routes
 from fallback.api.sse import KEEP_ALIVE_S
 from fallback.config import Settings, load
 from fallback.core.errors import ConfigError
 from fallback.router import AsyncModelRouter, ModelRouter, get_router, set_router
+from fallback.signin import Door
 
 __all__ = ["CONFIG_VARIABLE", "Program"]
 
@@ -58,6 +61,7 @@ class Program:
         self._startup_problem: str | None = None
         self._is_demo = False
         self._insecure = False
+        self._has_dashboard = False
         self._metrics: Metrics | None = None
         self._rules: Rules | None = None
 
@@ -116,8 +120,16 @@ class Program:
     def _figures(self) -> bytes:
         return self.metrics.text()
 
+    def dashboard_middleware(self) -> list[Middleware]:
+        """Return what stands around every answer of the API and the dashboard."""
+        self._has_dashboard = True
+        return [*self.middleware(), Middleware(Doorway, door=self._current_door)]
+
+    def _current_door(self) -> Door | None:
+        return None if self._router is None else self._router.wiring.door
+
     def middleware(self) -> list[Middleware]:
-        """Return what stands around every answer."""
+        """Return what stands around every answer of the API alone."""
         return [
             Middleware(
                 Envelope, startup_problem=lambda: self._startup_problem, is_demo=lambda: self._is_demo
@@ -133,7 +145,9 @@ class Program:
         self._router = AsyncModelRouter(router.wiring)
         wiring = router.wiring
         self._is_demo = wiring.settings.banner is not None
-        self._rules = _rules(wiring.settings, insecure=self._insecure)
+        self._rules = _rules(wiring.settings, insecure=self._insecure, dashboard=self._has_dashboard)
+        if self._has_dashboard and wiring.settings.dashboard.oidc is not None:
+            configure_streamlit(wiring.settings.dashboard.oidc)
         self._metrics = Metrics(wiring, lambda: self._rules)
         wiring.recorder.listen(self._metrics.count)
         try:
@@ -174,10 +188,15 @@ class Program:
         return router, True
 
 
-def _rules(settings: Settings, *, insecure: bool) -> Rules:
+def _rules(settings: Settings, *, insecure: bool, dashboard: bool) -> Rules:
     limits = settings.api
     return Rules(
-        access=Access(keys=settings.api_keys, hosts=settings.allowed_hosts, insecure=insecure),
+        access=Access(
+            keys=settings.api_keys,
+            hosts=settings.allowed_hosts,
+            signs_in=settings.dashboard.guarded if dashboard else None,
+            insecure=insecure,
+        ),
         limits=limits,
         admission=Admission(limits),
         connections=Connections(limits),

@@ -1,4 +1,4 @@
-"""The command line: `python -m fallback ask`, `providers` and `report`. docs/cli.md describes it.
+"""The command line: `python -m fallback ask`, `providers`, `report` and `password`. docs/cli.md describes it.
 
 Exit status: 0 done, 1 no answer or nothing changed, 2 wrong arguments or configuration, 130 ended by Ctrl-C, 141 nobody reads
 the output any more. What was asked for goes to stdout, everything else to stderr.
@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     screen = Screen()
     try:
         options = parser().parse_args(argv)
+        if options.command == "password":
+            from fallback.cli.password import password
+
+            return password(screen)
         screen.plain = options.no_color
         # Here, so that --help and a mistyped argument cost nothing.
         if options.command == "ask":

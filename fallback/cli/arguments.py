@@ -19,6 +19,13 @@ def parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_providers(commands)
     _add_report(commands)
+    commands.add_parser(
+        "password",
+        help="make what DASHBOARD_PASSWORD in .env takes",
+        description="Asks twice for a password, which is not shown, and prints its hash for DASHBOARD_PASSWORD or "
+        "DASHBOARD_VIEWER_PASSWORD in .env. Where stdin is not a terminal its first line is the password.",
+        allow_abbrev=False,
+    )
     return top
 
 

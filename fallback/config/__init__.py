@@ -2,7 +2,8 @@
 
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
-and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API. Nothing here opens a connection, looks at model weights
+and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API,
+`dashboard` who the dashboard. Nothing here opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -23,14 +24,24 @@ from fallback.config.api import (
     read_api,
     read_api_keys,
 )
+from fallback.config.dashboard import DASHBOARD_KEYS, read_dashboard
 from fallback.config.files import read_variables, read_yaml
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
 from fallback.core.errors import ConfigError, Problem
 from fallback.core.policy import RoutingPolicy
 from fallback.providers.settings import ProviderSettings, Secret
+from fallback.signin.settings import DashboardSettings
 
-__all__ = ["ACCEPTED_KEYS", "ApiKey", "ApiSettings", "LogSettings", "Settings", "load"]
+__all__ = [
+    "ACCEPTED_KEYS",
+    "ApiKey",
+    "ApiSettings",
+    "DashboardSettings",
+    "LogSettings",
+    "Settings",
+    "load",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +74,8 @@ class Settings:
     """API_KEYS; without any the API asks for none."""
     allowed_hosts: tuple[str, ...] = ()
     """ALLOWED_HOSTS: the names under which the program is reached, beside localhost and addresses."""
+    dashboard: DashboardSettings = field(default_factory=DashboardSettings)
+    """Who may use the dashboard; by default whoever reaches it."""
     banner: str | None = None
     """What every page says above everything else. Not in the file: only the demo sets one."""
 
@@ -88,13 +101,14 @@ _ROUTING: Final[Mapping[str, Number | tuple[str, ...]]] = MappingProxyType(
 
 ACCEPTED_KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "": ("providers", "routing", "routes", "log", "log_content", "api"),
+        "": ("providers", "routing", "routes", "log", "log_content", "api", "dashboard"),
         "providers": PROVIDER_KEYS,
         "fallback_models": MODEL_KEYS,
         "timeouts": TIMEOUT_KEYS,
         "routing": tuple(_ROUTING),
         "log": ("folder", "rotate_bytes"),
         "api": tuple(API_NUMBERS),
+        "dashboard": DASHBOARD_KEYS,
     }
 )
 """Every key of providers.yaml by the block it stands in; "" is the top level. In `routes` and `headers` names are free."""
@@ -126,7 +140,9 @@ def _settings(
     tree: dict[object, object], file: Path, variables: Mapping[str, str], problems: list[Problem]
 ) -> Settings:
     """Return the settings; where `problems` were noted, wrong values are left out of them."""
-    advice = [f"{block}.{key}" for block in ("routing", "log", "api") for key in ACCEPTED_KEYS[block]]
+    advice = [
+        f"{block}.{key}" for block in ("routing", "log", "api", "dashboard") for key in ACCEPTED_KEYS[block]
+    ]
     top = Section(tree, "", ACCEPTED_KEYS[""], problems, advice)
     entries = top.items("providers", of="providers")
     if not entries and (top.get("providers") is None or top.get("providers") == []):
@@ -141,6 +157,7 @@ def _settings(
         api=read_api(top),
         api_keys=read_api_keys(variables, file.parent, problems),
         allowed_hosts=read_allowed_hosts(variables, problems),
+        dashboard=read_dashboard(top, variables, file.parent, problems),
     )
 
 
