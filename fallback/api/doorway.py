@@ -29,6 +29,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallback.api import openid
+from fallback.api.encode import JsonResponse
 from fallback.api.errors import Refusal
 from fallback.api.forms import cookies_of, is_from_here, local_target, read_form
 from fallback.api.refusing import family_of, refusal_response
@@ -234,8 +235,9 @@ def _refused(scope: Scope, headers: Headers) -> Response:
         query = scope["query_string"].decode("ascii", "replace")
         wanted = local_target(quote(scope["path"], safe="/") + (f"?{query}" if query else ""))
         return _redirect(SIGN_IN if wanted == "/" else f"{SIGN_IN}?next={quote(wanted, safe='/')}")
-    told = "sign in first: open /sign-in in a browser\n"
-    return PlainTextResponse(told, 401, {"cache-control": "no-store"})
+    # As JSON: Streamlit's page asks again where its WebSocket was closed, and shows what it is told then.
+    told = "You are not signed in, or not any more: reload this page, or open /sign-in."
+    return JsonResponse(told, 401, {"cache-control": "no-store"})
 
 
 def _not_stored(send: Send) -> Send:

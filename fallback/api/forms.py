@@ -16,7 +16,16 @@ __all__ = ["cookies_of", "is_from_here", "local_target", "read_form"]
 
 MAX_TARGET_CHARS = 2000
 _FORM = ApiSettings(max_body_bytes=8192, body_timeout_s=10.0)
-_NOT_AFTERWARDS = ("/sign-in", "/sign-out", "/auth/", "/oauth2callback", "/api/", "/v1/")
+_NOT_AFTERWARDS = (
+    "/sign-in",
+    "/sign-out",
+    "/auth/",
+    "/oauth2callback",
+    "/api/",
+    "/v1/",
+    "/_stcore/",
+    "/static/",
+)
 
 
 def local_target(text: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from fallback.config.section import Number, Section, given
 from fallback.core.errors import Problem
@@ -31,6 +30,9 @@ _PASSWORD, _VIEWER_PASSWORD = "DASHBOARD_PASSWORD", "DASHBOARD_VIEWER_PASSWORD"
 _OPERATORS, _VIEWERS = "DASHBOARD_OPERATORS", "DASHBOARD_VIEWERS"
 _AUTH = f"{SECRETS_FILE}: auth"
 _NEEDED = ("client_id", "client_secret", "server_metadata_url")
+_REDIRECT = re.compile(
+    r"(?P<origin>https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?)/oauth2callback"
+)
 _PROVIDER_NAME = re.compile(r"[a-z0-9-]{1,32}")
 _TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {"default": "single sign-on", "okta": "Okta", "auth0": "Auth0"}
@@ -122,10 +124,8 @@ def _oidc(file: Path, variables: Mapping[str, str], problems: list[Problem]) -> 
     if section is None:
         return None
     noted = len(problems)
-    redirect = urlsplit(_text(section, "redirect_uri", problems))
-    if len(problems) == noted and not (
-        redirect.scheme in {"http", "https"} and redirect.netloc and redirect.path == "/oauth2callback"
-    ):
+    redirect = _REDIRECT.fullmatch(_text(section, "redirect_uri", problems))
+    if len(problems) == noted and redirect is None:
         message = "expected the address of the dashboard and /oauth2callback, such as https://llm.example.com/oauth2callback"
         _note(problems, f"{_AUTH}.redirect_uri", message)
     secret = section.get("cookie_secret") or variables.get("SESSION_SECRET")
@@ -133,11 +133,11 @@ def _oidc(file: Path, variables: Mapping[str, str], problems: list[Problem]) -> 
         message = "expected at least 16 characters, there or in SESSION_SECRET in .env"
         _note(problems, f"{_AUTH}.cookie_secret", message)
     providers = _providers(section, problems)
-    if len(problems) > noted:
+    if len(problems) > noted or redirect is None:
         return None
     return OidcSettings(
         providers=providers,
-        origin=f"{redirect.scheme}://{redirect.netloc}",
+        origin=redirect["origin"],
         cookie_secret=Secret(str(secret)),
         section={**section, "cookie_secret": secret},
     )

@@ -95,8 +95,8 @@ class Door:
         if now >= until:
             return None
         email = claims.get("email")
-        verified = claims.get("email_verified", True) in {True, "true"}
-        shown = email.lower() if isinstance(email, str) and verified else None
+        verified = claims.get("email_verified", True)
+        shown = email.lower() if isinstance(email, str) and (verified is True or verified == "true") else None
         if shown in self.settings.operators:
             role = Role.OPERATOR
         elif shown in self.settings.viewers:

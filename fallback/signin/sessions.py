@@ -63,9 +63,7 @@ class Revoked:
     def add(self, session: str, until: float, now: float) -> None:
         """Let `session`, which would end at the instant `until`, be over."""
         self._until[session] = until
-        for name in [name for name, end in self._until.items() if end <= now]:
-            del self._until[name]
-        while len(self._until) > MAX_REVOKED:
+        while len(self._until) > MAX_REVOKED or next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)
 
     def __contains__(self, session: str) -> bool:

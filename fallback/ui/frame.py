@@ -10,6 +10,7 @@ import streamlit as st
 
 from fallback.router import get_router
 from fallback.ui.text_safety import plain
+from fallback.ui.visitors import show_account, visitor
 
 TITLE = "LLM Fallback"
 ICON = Path(__file__).with_name("icon.png")
@@ -75,6 +76,12 @@ def show() -> None:
     st.set_page_config(page_title=f"{chosen.title} · {TITLE}", page_icon=ICON, layout=layout)
     st.logo(ICON, size="large")
     st.html(STYLE)
+    someone = visitor(get_router())
+    if someone is None:
+        st.warning("Your sign-in is over.", icon=":material/lock:")
+        st.html("<a href='/sign-in' target='_self'>Sign in</a>")
+        return
+    show_account(someone)
     banner = get_router().wiring.settings.banner
     if banner:
         st.info(plain(banner), icon=":material/science:")

@@ -16,6 +16,7 @@ from fallback.ui.providers.sparkline import sparkline
 from fallback.ui.providers.states import percent
 from fallback.ui.providers.trials import Trial
 from fallback.ui.text_safety import plain
+from fallback.ui.visitors import control
 from fallback.ui.wording import duration
 
 __all__ = ["show_cards", "show_summary"]
@@ -106,7 +107,9 @@ def _show_remedies(router: ModelRouter, card: Card) -> None:
                 "End cooldown" if resting else "Try again",
                 key=f"providers_end_cooldown_{card.name}",
                 icon=":material/restart_alt:",
-                help="Make it and its models ready at once, whatever they rest or are disabled for",
+                **control(
+                    router, "Make it and its models ready at once, whatever they rest or are disabled for"
+                ),
                 on_click=end_cooldown,
                 args=(router, card.name),
             )
@@ -115,7 +118,7 @@ def _show_remedies(router: ModelRouter, card: Card) -> None:
                 "End drill",
                 key=f"providers_end_drill_{card.name}",
                 icon=":material/stop_circle:",
-                help="End it, and the cooldown that it led to",
+                **control(router, "End it, and the cooldown that it led to"),
                 on_click=end_drill,
                 args=(router, card.name),
             )
@@ -172,8 +175,11 @@ def _show_buttons(router: ModelRouter, card: Card, trial: Trial | None) -> None:
             "Test now",
             key=f"providers_test_{card.name}",
             icon=":material/play_arrow:",
-            help="Ask it one small question, even while it is resting or disabled. An answer makes it ready.",
-            disabled=trial is not None and trial.running,
+            **control(
+                router,
+                "Ask it one small question, even while it is resting or disabled. An answer makes it ready.",
+                disabled=trial is not None and trial.running,
+            ),
             on_click=start_trial,
             args=(router, card.name),
         )

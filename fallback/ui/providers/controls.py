@@ -12,9 +12,9 @@ from fallback.router import ModelRouter
 from fallback.ui.providers.overview import Card, Overview
 from fallback.ui.providers.trials import Trials
 from fallback.ui.text_safety import plain
+from fallback.ui.visitors import NOT_FOR_VIEWERS, REFUSED, control, for_operators, visitor
 
 __all__ = [
-    "BY",
     "close_menu",
     "end_cooldown",
     "end_drill",
@@ -26,9 +26,6 @@ __all__ = [
     "start_trial",
     "trials",
 ]
-
-BY = "dashboard"
-"""Who it was, for the event feed."""
 
 NOTICES = "providers_notices"
 AWAITED = "providers_awaited"
@@ -73,6 +70,8 @@ def show_notices() -> None:
     """Say what callbacks left to be said, and how the test calls of this viewer went."""
     for text in st.session_state.pop(NOTICES, ()):
         st.toast(text)
+    if st.session_state.pop(REFUSED, False):
+        st.toast(NOT_FOR_VIEWERS, icon=":material/lock:")
     awaited: dict[str, int] = st.session_state.get(AWAITED, {})
     for name, number in list(awaited.items()):
         trial = trials().latest(name)
@@ -84,19 +83,22 @@ def show_notices() -> None:
             st.toast(f"Test of {plain(name)}: {plain(trial.text)}", icon=icon)
 
 
-def start_trial(router: ModelRouter, name: str) -> None:
+@for_operators
+def start_trial(router: ModelRouter, _by: str, name: str) -> None:
     """Ask the provider one small question in the background."""
     st.session_state.setdefault(AWAITED, {})[name] = trials().start(router, name)
 
 
-def end_cooldown(router: ModelRouter, name: str) -> None:
+@for_operators
+def end_cooldown(router: ModelRouter, by: str, name: str) -> None:
     """Make the provider ready by hand."""
-    router.switchboard.end_cooldown(name, by=BY)
+    router.switchboard.end_cooldown(name, by=by)
 
 
-def end_drill(router: ModelRouter, name: str) -> None:
+@for_operators
+def end_drill(router: ModelRouter, by: str, name: str) -> None:
     """End the provider's drill."""
-    router.switchboard.set_drill(name, None, by=BY)
+    router.switchboard.set_drill(name, None, by=by)
 
 
 def show_switch(router: ModelRouter, card: Card) -> None:
@@ -112,7 +114,10 @@ def show_switch(router: ModelRouter, card: Card) -> None:
         "On",
         value=began,
         key=switch_key(name, number),
-        help="Switched off it gets no request from the next one on, in every process that shares this state.",
+        **control(
+            router,
+            "Switched off it gets no request from the next one on, in every process that shares this state.",
+        ),
         on_change=_switch,
         args=(router, name, number),
     )
@@ -123,9 +128,10 @@ def switch_key(name: str, number: int) -> str:
     return f"{SWITCH}_{name}_{number}"
 
 
-def _switch(router: ModelRouter, name: str, number: int) -> None:
+@for_operators
+def _switch(router: ModelRouter, by: str, name: str, number: int) -> None:
     if st.session_state[f"{SWITCH}_{name}"][0] == number:
-        router.set_enabled(name, bool(st.session_state[switch_key(name, number)]), by=BY)
+        router.set_enabled(name, bool(st.session_state[switch_key(name, number)]), by=by)
 
 
 def show_toolbar(router: ModelRouter, shown: Overview) -> None:
@@ -137,19 +143,25 @@ def show_toolbar(router: ModelRouter, shown: Overview) -> None:
             "End all drills",
             key="providers_end_drills",
             icon=":material/healing:",
-            help="Let every provider be itself again; cooldowns that drills led to end with them.",
-            disabled=not shown.drills,
+            **control(
+                router,
+                "Let every provider be itself again; cooldowns that drills led to end with them.",
+                disabled=not shown.drills,
+            ),
             on_click=_end_drills,
             args=(router,),
         )
         _show_order(router, [card.name for card in shown.cards])
+    someone = visitor(router)
+    if someone is not None and not someone.may_operate:
+        st.caption(f":material/visibility: {NOT_FOR_VIEWERS}")
 
 
 def _show_presets(router: ModelRouter) -> None:
     menu = st.popover(
         "Simulate an outage",
         icon=":material/science:",
-        help="Let several providers fail on purpose, for five minutes",
+        **control(router, "Let several providers fail on purpose, for five minutes"),
         key=menu_key(PRESET_MENU),
         on_change="rerun",
     )
@@ -164,29 +176,31 @@ def _show_presets(router: ModelRouter) -> None:
                 preset.name,
                 key=f"providers_preset_{number}",
                 width="stretch",
-                help=text,
+                **control(router, text),
                 on_click=_start_preset,
                 args=(router, preset.name),
             )
             st.caption(text)
 
 
-def _start_preset(router: ModelRouter, title: str) -> None:
-    concerned = router.switchboard.start_preset(title, by=BY)
+@for_operators
+def _start_preset(router: ModelRouter, by: str, title: str) -> None:
+    concerned = router.switchboard.start_preset(title, by=by)
     close_menu(PRESET_MENU)
     names = ", ".join(plain(name) for name in concerned)
     notify(f"{title}: {names}" if concerned else f"{title} concerns none of these providers.")
 
 
-def _end_drills(router: ModelRouter) -> None:
-    router.switchboard.end_drills(by=BY)
+@for_operators
+def _end_drills(router: ModelRouter, by: str) -> None:
+    router.switchboard.end_drills(by=by)
 
 
 def _show_order(router: ModelRouter, names: Sequence[str]) -> None:
     menu = st.popover(
         "Order",
         icon=":material/swap_vert:",
-        help="Change the order in which the providers are asked",
+        **control(router, "Change the order in which the providers are asked"),
         key=menu_key(ORDER_MENU),
         on_change="rerun",
     )
@@ -208,8 +222,9 @@ def _show_order(router: ModelRouter, names: Sequence[str]) -> None:
             key="providers_order_reset",
             icon=":material/restart_alt:",
             width="stretch",
-            help="The order of the priorities in providers.yaml",
-            disabled=list(names) == of_file,
+            **control(
+                router, "The order of the priorities in providers.yaml", disabled=list(names) == of_file
+            ),
             on_click=_set_order,
             args=(router, None),
         )
@@ -227,12 +242,12 @@ def _show_move(router: ModelRouter, names: Sequence[str], place: int, step: int)
         # By place: so the focus stays where it is while the names move.
         key=f"providers_{word}_{place + 1}",
         icon=f":material/arrow_{word}ward:",
-        help=f"Ask {plain(name)} {'earlier' if step < 0 else 'later'}",
-        disabled=not possible,
+        **control(router, f"Ask {plain(name)} {'earlier' if step < 0 else 'later'}", disabled=not possible),
         on_click=_set_order,
         args=(router, moved),
     )
 
 
-def _set_order(router: ModelRouter, names: Sequence[str] | None) -> None:
-    router.switchboard.set_order(names, by=BY)
+@for_operators
+def _set_order(router: ModelRouter, by: str, names: Sequence[str] | None) -> None:
+    router.switchboard.set_order(names, by=by)

@@ -9,8 +9,9 @@ import streamlit as st
 
 from fallback.drills import DEFAULT_LENGTH_S, KINDS, DrillKind, KindSpec
 from fallback.router import ModelRouter
-from fallback.ui.providers.controls import BY, close_menu, hold_room, menu_key, notify
+from fallback.ui.providers.controls import close_menu, hold_room, menu_key, notify
 from fallback.ui.text_safety import plain
+from fallback.ui.visitors import control, for_operators
 
 __all__ = ["show_drill_menu"]
 
@@ -33,7 +34,7 @@ def show_drill_menu(router: ModelRouter, name: str, *, running: bool) -> None:
     menu = st.popover(
         "Drill",
         icon=":material/science:",
-        help="Let this provider fail on purpose, to see how requests fare",
+        **control(router, "Let this provider fail on purpose, to see how requests fare"),
         key=menu_key(_key(name, "menu")),
         on_change="rerun",
     )
@@ -83,7 +84,7 @@ def show_drill_menu(router: ModelRouter, name: str, *, running: bool) -> None:
             key=_key(name, "start"),
             icon=":material/play_arrow:",
             width="stretch",
-            help="From the next request on, for every viewer",
+            **control(router, "From the next request on, for every viewer"),
             on_click=_start,
             args=(router, name),
         )
@@ -108,7 +109,8 @@ def _show_value(name: str, kind: DrillKind, spec: KindSpec) -> None:
     )
 
 
-def _start(router: ModelRouter, name: str) -> None:
+@for_operators
+def _start(router: ModelRouter, by: str, name: str) -> None:
     state = st.session_state
     kind = DrillKind(state[_key(name, "kind")])
     spec: dict[str, object] = {"kind": kind.value, "for_s": state[_key(name, "length")] or None}
@@ -116,7 +118,7 @@ def _start(router: ModelRouter, name: str) -> None:
         spec["probability"] = state[_key(name, "share")] / 100
     if KINDS[kind].value is not None:
         spec["value"] = state[_key(name, f"value_{kind.value}")]
-    drill = router.switchboard.set_drill(name, spec, by=BY)
+    drill = router.switchboard.set_drill(name, spec, by=by)
     close_menu(_key(name, "menu"))
     if drill is not None:
         notify(f"{plain(name)}: {plain(drill.text)}")
