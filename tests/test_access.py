@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -267,6 +268,30 @@ def test_without_keys_another_machine_is_not_served(folder: Path) -> None:
             reply = others.get(path)
             assert reply.status_code == 403, path
             assert "API_KEYS" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("signs_in", "keys", "served"),
+    [
+        (None, False, set()),
+        (None, True, {"api", "v1", "probe", "page"}),
+        (False, False, set()),
+        (False, True, {"api", "v1", "probe"}),
+        (True, False, {"page", "probe"}),
+        (True, True, {"api", "v1", "probe", "page"}),
+    ],
+)
+def test_another_machine_is_served_what_asks_who_is_there(
+    signs_in: bool | None, keys: bool, served: set[str]
+) -> None:
+    access = Access(keys=[key("alice", ALICE)] if keys else [], signs_in=signs_in)
+    found = set()
+    for family in ("api", "v1", "probe", "page"):
+        access.check_network("127.0.0.1", family)
+        with contextlib.suppress(Refusal):
+            access.check_network("192.168.1.5", family)
+            found.add(family)
+    assert found == served
 
 
 def test_insecure_serves_another_machine_without_keys(folder: Path) -> None:

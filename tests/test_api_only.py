@@ -229,9 +229,10 @@ def test_listening_beyond_this_machine_without_keys_is_refused(
     status, told = refused_start("--host", host, "--port", "0", "--config", config, *more)
     if "unknown host" in told or "not an address" in told:
         pytest.skip("no IPv6 here")
+    wanted = "API_KEYS" if more else "API_KEYS and DASHBOARD_PASSWORD"
     assert (status, told) == (
         2,
-        f"on {host} others could use your providers: set API_KEYS in .env, or say --insecure to let them\n",
+        f"on {host} others could use your providers: set {wanted} in .env, or say --insecure to let them\n",
     )
 
 
@@ -242,7 +243,8 @@ def test_with_keys_it_listens_everywhere_and_asks_for_them(
     port = free_port()
     config = str(configured(tmp_path, standin))
     line = ("main.py", "--host", "0.0.0.0", "--port", str(port), "--config", config, *options)  # noqa: S104
-    with program(tmp_path, standin, *line, port=port, API_KEYS=CALLERS_KEY) as running:
+    guards = {"API_KEYS": CALLERS_KEY} | ({} if options else {"DASHBOARD_PASSWORD": "for the test alone"})
+    with program(tmp_path, standin, *line, port=port, **guards) as running:
         connection, reply = running.request("POST", "/api/generate", {"prompt": "Hello"})
         assert (reply.status, json.loads(reply.read())["error_type"]) == (401, "no_api_key")
         headers = {"content-type": "application/json", "authorization": f"Bearer {CALLERS_KEY}"}
@@ -253,15 +255,23 @@ def test_with_keys_it_listens_everywhere_and_asks_for_them(
         assert '"api_key_name":"key-1"' in log
         assert CALLERS_KEY not in log + running.output()
         assert KEY not in log + running.output()
-        dashboard = (
-            "The dashboard asks nobody for a key; --api-only serves the API alone." in running.output()
-        )
-        assert dashboard is not ("--api-only" in options)
+        assert "The dashboard asks" not in running.output()
+        connection, reply = running.request("GET", "/")
+        assert reply.status == (404 if options else 401)
+        connection.close()
 
 
-def test_insecure_listens_everywhere_without_keys(standin: StandInThread, tmp_path: Path) -> None:
-    with api_only(tmp_path, standin, "--host", "0.0.0.0", "--insecure") as running:  # noqa: S104
+@pytest.mark.parametrize("options", [(), ("--api-only",)])
+def test_insecure_listens_everywhere_without_keys_and_without_a_password(
+    standin: StandInThread, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    port = free_port()
+    config = str(configured(tmp_path, standin))
+    line = ("main.py", "--host", "0.0.0.0", "--port", str(port), "--config", config, "--insecure", *options)  # noqa: S104
+    with program(tmp_path, standin, *line, port=port) as running:
         assert running.generate()["provider"] == "groq_llama"
+        told = "The dashboard asks nobody who they are; --api-only serves the API alone."
+        assert (told in running.output()) is not bool(options)
 
 
 def test_dashboard_is_not_served_under_another_name(standin: StandInThread, tmp_path: Path) -> None:

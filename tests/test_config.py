@@ -94,6 +94,8 @@ class TestShippedFiles:
             "SESSION_SECRET=",
             "API_KEYS=",
             "ALLOWED_HOSTS=",
+            "DASHBOARD_PASSWORD=",
+            "DASHBOARD_VIEWER_PASSWORD=",
         ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:
@@ -109,6 +111,7 @@ class TestShippedFiles:
             "routing": "## Routing",
             "log": "## Log",
             "api": "## Limits of the HTTP server",
+            "dashboard": "## Dashboard",
         }
         text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
         chapter = re.split(r"^#", text.split(f"\n{headings[block]}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
@@ -576,7 +579,8 @@ class TestKeys:
         values: list[object] = [HIDDEN, {HIDDEN: HIDDEN}, {HIDDEN: [HIDDEN]}]
         values += [
             {name: HIDDEN}
-            for name in (*ACCEPTED_KEYS["routing"], *ACCEPTED_KEYS["log"], *ACCEPTED_KEYS["api"])
+            for block in ("routing", "log", "api", "dashboard")
+            for name in ACCEPTED_KEYS[block]
         ]
         for value in values:
             assert HIDDEN not in "".join(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cheap_passwords import cheap_hash
 from dashboard_socket import dashboard_socket, rerun, widgets_of
 from oidc_provider import OidcProvider
 from raw_browser import RawBrowser, Reply
@@ -28,7 +29,10 @@ from fallback.standin import StandInThread
 pytestmark = pytest.mark.program
 
 PASSWORD, VIEWERS = "correct horse", "only looking"
-GUARDS = {"DASHBOARD_PASSWORD": PASSWORD, "DASHBOARD_VIEWER_PASSWORD": VIEWERS}
+GUARDS = {
+    "DASHBOARD_PASSWORD": cheap_hash(PASSWORD).text(),
+    "DASHBOARD_VIEWER_PASSWORD": cheap_hash(VIEWERS).text(),
+}
 PATHS = (
     "/",
     "/chat",

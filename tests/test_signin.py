@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cheap_passwords import cheap_hash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeTimedSerializer
@@ -39,7 +40,7 @@ from fallback.signin.sessions import MAX_REVOKED, Revoked, Sessions
 NOW = 1_795_000_000.0
 SECRET = Secret("a secret for nothing but these tests")
 RIGHT, LOOKING = "correct horse", "only looking"
-HASHES = {password: PasswordHash.of(password) for password in (RIGHT, LOOKING)}
+HASHES = {password: cheap_hash(password) for password in (RIGHT, LOOKING)}
 ORIGIN = "https://llm.example.com"
 
 

@@ -55,7 +55,7 @@ def read_dashboard(
     viewers = _people(_VIEWERS, variables, problems)
     if oidc is None:
         for name, people in ((_OPERATORS, operators), (_VIEWERS, viewers)):
-            if people and not any(problem.path.startswith(_AUTH) for problem in problems):
+            if people and not any(problem.path.startswith(SECRETS_FILE) for problem in problems):
                 message = f"is for people whom an OpenID provider signs in, and {SECRETS_FILE} has no section [auth]"
                 _note(problems, name, message)
     elif not (operators or viewers or {_OPERATORS, _VIEWERS} & {problem.path for problem in problems}):
