@@ -21,6 +21,7 @@ from fallback.cli import main
 from fallback.cli.place import configuration
 from fallback.cli.terminal import Screen, neutral
 from fallback.router import ModelRouter
+from fallback.signin import PasswordHash
 from fallback.standin import Fault, StandInThread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -634,6 +635,64 @@ def test_the_documentation_names_every_command_and_option() -> None:
         r"^    ([a-z-]+)  ", run("providers", "--help", folder=ROOT).stdout.decode(), re.MULTILINE
     ):
         assert f"providers {action}" in text
+
+
+# Passwords
+
+
+def test_a_password_in_a_pipe_becomes_its_hash_and_is_shown_nowhere(tmp_path: Path) -> None:
+    done = run("password", folder=tmp_path, stdin=b"correct horse\r\nand no more\n")
+    assert done.returncode == 0
+    assert PasswordHash.parse(done.stdout.decode().rstrip("\n")).matches("correct horse")
+    assert b"DASHBOARD_PASSWORD=" in done.stderr
+    assert b"correct" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stdin", [b"", b"short77\n", b"x" * 1025])
+def test_a_password_that_will_not_do_is_status_2(tmp_path: Path, stdin: bytes) -> None:
+    done = run("password", folder=tmp_path, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"a password has 8 to 1024 characters\n"
+
+
+def typed(folder: Path, *lines: str) -> tuple[int, str, str]:
+    """Run the command in a terminal and answer its questions; return status, stdout, and what the terminal showed."""
+    import pty  # not to be had on Windows
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fallback", "password"], cwd=folder, env=environment(),
+        stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    answers = list(lines)
+    with contextlib.suppress(OSError):  # Linux says so where the other side is closed
+        while piece := os.read(ours, 65536):
+            shown += piece
+            # Only now is what is typed not shown any more.
+            if answers and piece.rstrip(b" ").endswith(b":"):
+                os.write(ours, f"{answers.pop(0)}\n".encode())
+    os.close(ours)
+    out, _ = process.communicate(timeout=30)
+    return process.returncode, out.decode(), shown.decode()
+
+
+@POSIX
+def test_a_terminal_is_asked_twice_and_shows_nothing_that_is_typed(tmp_path: Path) -> None:
+    status, out, shown = typed(tmp_path, "correct horse", "correct horse")
+    assert status == 0
+    assert PasswordHash.parse(out.rstrip("\n")).matches("correct horse")
+    assert shown.startswith("Password for the dashboard: ")
+    assert "Once more: " in shown
+    assert "horse" not in shown
+
+
+@POSIX
+def test_two_passwords_that_differ_are_status_2(tmp_path: Path) -> None:
+    status, out, shown = typed(tmp_path, "correct horse", "correct house")
+    assert (status, out) == (2, "")
+    assert "the two are not the same" in shown
 
 
 @pytest.mark.local_model

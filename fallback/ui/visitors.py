@@ -39,7 +39,7 @@ NAME = "dashboard"
 
 # In Streamlit's own bar at the top, left of its menu, where it is on every page and takes no room of the page.
 _STYLE = """<style>
-.st-key-account { position: fixed; top: 0.65rem; right: 3.75rem; z-index: 999991; width: auto; max-width: 45vw; }
+.st-key-account { position: fixed; top: 0.85rem; right: 3.75rem; z-index: 999991; width: auto; max-width: 45vw; }
 .st-key-account .account { display: flex; align-items: center; justify-content: flex-end; gap: 0.75rem; margin: 0; }
 .st-key-account .who { opacity: 0.75; font-size: 0.875rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .st-key-account button { font: inherit; font-size: 0.875rem; padding: 0.25rem 0.75rem; min-height: 2rem; white-space: nowrap;

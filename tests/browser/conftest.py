@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,8 +133,10 @@ providers:
 """
 
 
-def begin(folder: Path, standin: StandInThread) -> tuple[subprocess.Popen[str], Running]:
-    """Start `python main.py` on a free port and wait for its first line."""
+def begin(
+    folder: Path, standin: StandInThread, *, port: int = 0, **variables: str
+) -> tuple[subprocess.Popen[str], Running]:
+    """Start `python main.py` with these variables, on a free port unless told, and wait for its first line."""
     for name in ("groq_llama", "together_llama"):
         standin.tenant(name).reset()
     groq = standin.tenant("groq_llama", dialect="groq")
@@ -143,9 +145,9 @@ def begin(folder: Path, standin: StandInThread) -> tuple[subprocess.Popen[str], 
     path.write_text(CONFIGURATION.format(groq=groq.url, together=together.url), encoding="utf-8")
     environment = {
         key: value for key, value in os.environ.items() if not re.search(r"_API_KEY$|^PORT$|^HOST$", key)
-    }
+    } | variables
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--port", "0", "--config", str(path)],
+        [sys.executable, str(ROOT / "main.py"), "--port", str(port), "--config", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -176,6 +178,21 @@ def end(process: subprocess.Popen[str]) -> None:
 def standin() -> Iterator[StandInThread]:
     with StandInThread() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def start(standin: StandInThread) -> Iterator[Callable[..., Running]]:
+    """Give `begin` for a whole module, as it is called there, without the stand-in."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def started(folder: Path, *, port: int = 0, **variables: str) -> Running:
+        process, found = begin(folder, standin, port=port, **variables)
+        processes.append(process)
+        return found
+
+    yield started
+    for process in processes:
+        end(process)
 
 
 @pytest.fixture
