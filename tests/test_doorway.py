@@ -334,6 +334,15 @@ def test_an_address_that_tries_too_often_has_to_wait_and_is_told_how_long(
     assert browser.sign_in().status == 429
     with Browser(guarded.port) as other:
         assert other.sign_in().status == 303
+    figures = browser.get("/metrics").text
+    counted = {
+        reason: float(number)
+        for reason, number in re.findall(
+            r'^fallback_http_refused_total\{reason="(\w+)"\} (\S+)$', figures, re.MULTILINE
+        )
+    }
+    assert counted["wrong_password"] >= 5
+    assert counted["too_many_attempts"] >= 2
 
 
 # Viewers and operators

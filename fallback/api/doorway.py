@@ -49,10 +49,17 @@ FAILED = "The sign-in did not succeed. Try again."
 class Doorway:
     """Stands before the dashboard."""
 
-    def __init__(self, app: ASGIApp, *, door: Callable[[], Door | None]) -> None:
-        """Wrap `app`; `door` gives None while the program is not running."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        door: Callable[[], Door | None],
+        refused: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """Wrap `app`; `door` gives None while the program is not running. `refused` is told why somebody was turned down."""
         self._app = app
         self._door = door
+        self._refused = refused
         self._sockets = Sockets()
         self._hashing = asyncio.Semaphore(_HASHERS)
 
@@ -131,12 +138,14 @@ class Doorway:
         address = scope["client"][0] if scope.get("client") else ""
         wait_s = door.attempts.take(address, asyncio.get_running_loop().time())
         if wait_s > 0:
+            self._refused("too_many_attempts")
             seconds = math.ceil(wait_s)
             problem = f"Too many attempts: try again in {seconds} s."
             return _ask(door, scope, target, problem, status=429, more={"retry-after": str(seconds)})
         async with self._hashing:
             session = await asyncio.to_thread(door.sign_in, form.get("password", ""))
         if session is None:
+            self._refused("wrong_password")
             return _ask(door, scope, target, "That is not the password.", status=401)
         door.attempts.give_back(address)
         response = _redirect(target)

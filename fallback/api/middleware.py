@@ -87,13 +87,16 @@ class Envelope:
             await self._app(scope, receive, plainly if scope["type"] == "lifespan" else send)
             return
         request_id = new_request_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        # Whoever answers with headers of its own, stricter ones, says so here.
+        state["own_headers"] = False
         ours = family_of(scope["path"]) != "page"
         own = (b"x-request-id", request_id.encode())
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if ours or scope["state"].get("own_headers"):
+                if ours or state["own_headers"]:
                     # Our own routes set none of these, so nothing has to be looked for.
                     more = _RAW_HEADERS if ours else ()
                     message["headers"] = [*message.get("headers", ()), own, *more]

@@ -123,7 +123,11 @@ class Program:
     def dashboard_middleware(self) -> list[Middleware]:
         """Return what stands around every answer of the API and the dashboard."""
         self._has_dashboard = True
-        return [*self.middleware(), Middleware(Doorway, door=self._current_door)]
+        return [*self.middleware(), Middleware(Doorway, door=self._current_door, refused=self._count_refused)]
+
+    def _count_refused(self, reason: str) -> None:
+        if self._rules is not None:
+            self._rules.refused[reason] += 1
 
     def _current_door(self) -> Door | None:
         return None if self._router is None else self._router.wiring.door
