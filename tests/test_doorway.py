@@ -468,6 +468,18 @@ def test_an_operator_comes_in_by_the_provider_and_leaves_by_it(
     assert browser.get("/_stcore/health", {"Cookie": kept}).status == 401
 
 
+def test_over_https_streamlits_cookie_is_for_https_alone_too(federated_browser: Browser) -> None:
+    for scheme, is_secure in (("http", False), ("https", True)):
+        federated_browser.headers["X-Forwarded-Proto"] = scheme
+        back = through(federated_browser, "alice@example.com")
+        (cookie,) = (
+            each for each in back.headers.get_all("set-cookie", ()) if each.startswith(f"{OIDC_COOKIE}=")
+        )
+        assert ("; Secure" in cookie) is is_secure
+        assert "HttpOnly" in cookie
+        federated_browser.cookies.clear()
+
+
 def test_somebody_on_no_list_is_told_so_and_gets_nothing(
     federated_browser: Browser, federated: Running
 ) -> None:

@@ -71,8 +71,14 @@ async def come_back(
     def change(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         signed_in = any(_sets(value, OIDC_COOKIE) for _, value in _cookies(headers))
         location = (target if signed_in else failed).encode("ascii", "replace")
-        kept = [each for each in headers if each[0].lower() != b"location"]
-        return [*kept, (b"location", location), *_cookies(response.raw_headers)]
+        kept = [each for each in headers if each[0].lower() not in {b"location", b"set-cookie"}]
+        # Streamlit leaves Secure out, for the sake of a browser's fault on http://localhost.
+        more = b"; Secure" if attributes.get("secure") else b""
+        theirs = [
+            (name, value if b"; secure" in value.lower() else value + more)
+            for name, value in _cookies(headers)
+        ]
+        return [*kept, (b"location", location), *theirs, *_cookies(response.raw_headers)]
 
     await app(scope, receive, _changed(send, change))
 
