@@ -167,7 +167,12 @@ def assemble(
     """
     providers = {provider.name: _DIALECTS[provider.type](provider) for provider in settings.providers}
     roster = Roster([_slot(provider) for provider in providers.values()], settings.routing, jitter=jitter)
-    log = UsageLog(settings.log.folder, rotate_bytes=settings.log.rotate_bytes, wall=wall)
+    log = UsageLog(
+        settings.log.folder,
+        rotate_bytes=settings.log.rotate_bytes,
+        wall=wall,
+        instance=settings.log.instance,
+    )
     append = Recorder(log.append if record is None else _each(record))
 
     def tell(changes: Iterable[StateChange], request_id: str | None) -> None:

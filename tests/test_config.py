@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
@@ -94,6 +95,7 @@ class TestShippedFiles:
             "SESSION_SECRET=",
             "API_KEYS=",
             "ALLOWED_HOSTS=",
+            "INSTANCE_NAME=",
         ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:
@@ -674,7 +676,10 @@ class TestLog:
     def test_the_log_lives_beside_the_file_and_holds_no_content_by_default(self, tmp_path: Path) -> None:
         settings = read(tmp_path, {"providers": [provider()]})
         assert settings.log == LogSettings(
-            folder=tmp_path / "logs", content=False, rotate_bytes=64 * 1024 * 1024
+            folder=tmp_path / "logs",
+            content=False,
+            rotate_bytes=64 * 1024 * 1024,
+            instance=socket.gethostname(),
         )
         assert settings.source == tmp_path / "providers.yaml"
 
@@ -685,8 +690,25 @@ class TestLog:
             "log_content": True,
         }
         assert read(tmp_path, tree).log == LogSettings(
-            folder=tmp_path / "var/log", content=True, rotate_bytes=4096
+            folder=tmp_path / "var/log", content=True, rotate_bytes=4096, instance=socket.gethostname()
         )
+
+    def test_the_instance_is_named_by_the_environment_and_workers_by_their_number(
+        self, tmp_path: Path
+    ) -> None:
+        settings = read(tmp_path, {"providers": [provider()]}, {"INSTANCE_NAME": "replica-a"})
+        assert settings.log.instance == "replica-a"
+        assert [settings.of_worker(number).log.instance for number in (0, 11)] == [
+            "replica-a-0",
+            "replica-a-11",
+        ]
+        assert settings.of_worker(0).providers == settings.providers
+
+    @pytest.mark.parametrize("name", ["x" * 129, "a\x1bb"])
+    def test_an_instance_name_that_cannot_be_shown_is_refused(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider()]}, {"INSTANCE_NAME": name})
+        assert [problem.path for problem in caught.value.problems] == ["INSTANCE_NAME"]
 
     def test_an_absolute_log_folder_stays_as_it_is(self, tmp_path: Path) -> None:
         tree = {"providers": [provider()], "log": {"folder": str(tmp_path.parent)}}

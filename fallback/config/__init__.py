@@ -2,7 +2,7 @@
 
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
-and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API. Nothing here opens a connection, looks at model weights
+and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `log` what the process is called in its log. Nothing here opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -24,6 +24,7 @@ from fallback.config.api import (
     read_api_keys,
 )
 from fallback.config.files import read_variables, read_yaml
+from fallback.config.log import read_instance
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
 from fallback.core.errors import ConfigError, Problem
@@ -43,6 +44,8 @@ class LogSettings:
     """Whether prompts and answers are written too."""
     rotate_bytes: int = 64 * 1024 * 1024
     """A new file is begun where the current one has grown larger."""
+    instance: str | None = None
+    """What this process is called in every line; None: nothing. `load` takes INSTANCE_NAME, else the name of the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,11 @@ class Settings:
     """ALLOWED_HOSTS: the names under which the program is reached, beside localhost and addresses."""
     banner: str | None = None
     """What every page says above everything else. Not in the file: only the demo sets one."""
+
+    def of_worker(self, number: int) -> Settings:
+        """Return the settings of one of several processes that write the same log: they differ in the name of the instance."""
+        name = self.log.instance
+        return self if name is None else replace(self, log=replace(self.log, instance=f"{name}-{number}"))
 
 
 _SECONDS = Number(low=0, high=86_400, above=True)
@@ -135,7 +143,7 @@ def _settings(
     return Settings(
         providers=tuple(sorted(providers, key=lambda provider: provider.priority)),
         routing=_routing(top, [provider.name for provider in providers]),
-        log=_log(top, file.parent),
+        log=_log(top, file.parent, variables, problems),
         source=file,
         session_secret=Secret(variables["SESSION_SECRET"]) if "SESSION_SECRET" in variables else None,
         api=read_api(top),
@@ -144,11 +152,12 @@ def _settings(
     )
 
 
-def _log(top: Section, folder: Path) -> LogSettings:
+def _log(top: Section, folder: Path, variables: Mapping[str, str], problems: list[Problem]) -> LogSettings:
     block = top.section("log", ACCEPTED_KEYS["log"])
     rotate_bytes = block.whole("rotate_bytes", Number(low=4096, high=1024**4, whole=True))
     return LogSettings(
         folder=resolved_path(block, "folder", folder) or folder / "logs",
+        instance=read_instance(variables, problems),
         **given(content=top.flag("log_content"), rotate_bytes=rotate_bytes),
     )
 
