@@ -31,6 +31,7 @@ from fallback.usage_log import UsageLog
 
 if TYPE_CHECKING:
     from fallback.analytics import Analytics
+    from fallback.telemetry import Telemetry
 
 __all__ = ["Recorder", "Wiring", "assemble"]
 
@@ -69,6 +70,38 @@ class WholeLog:
             analytics, self._analytics = self._analytics, None
         if analytics is not None:
             analytics.close()
+
+
+class Exporting:
+    """The export of what happened, where the settings want one. For the thread that starts and closes the program."""
+
+    def __init__(self, settings: Settings, recorder: Recorder, *, wall: Callable[[], float]) -> None:
+        self.telemetry: Telemetry | None = None
+        """None: nothing is exported."""
+        self._settings = settings
+        self._recorder = recorder
+        self._wall = wall
+
+    def start(self) -> None:
+        """Begin, if it is wanted."""
+        wanted = self._settings.telemetry
+        if wanted is None or self.telemetry is not None:
+            return
+        # Here, because nearly nobody exports.
+        from fallback.telemetry import Telemetry
+
+        self.telemetry = Telemetry(
+            wanted, self._settings.providers, instance=self._settings.log.instance, wall=self._wall
+        )
+        self.telemetry.start()
+        self._recorder.listen(self.telemetry.take)
+
+    def close(self) -> None:
+        """Export what is left, for a few seconds at most."""
+        if self.telemetry is not None:
+            self._recorder.forget(self.telemetry.take)
+            self.telemetry.close()
+            self.telemetry = None
 
 
 class Recorder:
@@ -115,9 +148,11 @@ class Wiring:
     recent: RecentActivity
     """What happened in the last minutes, read from the log when a page asks for it."""
     whole_log: WholeLog
+    exporting: Exporting
 
     def start(self) -> None:
         """Take over the shared state, and begin to load the embedded models in the background."""
+        self.exporting.start()
         self.switchboard.start()
         for model in self.models.values():
             model.start()
@@ -129,6 +164,7 @@ class Wiring:
         self.switchboard.close()
         self.recent.close()
         self.whole_log.close()
+        self.exporting.close()
         self.log.close()
 
     def analytics(self) -> Analytics:
@@ -213,6 +249,7 @@ def assemble(
         board=board,
         recent=RecentActivity(settings.log.folder, wall=wall),
         whole_log=WholeLog(settings.log.folder, wall=wall),
+        exporting=Exporting(settings, append, wall=wall),
     )
 
 

@@ -96,6 +96,7 @@ class TestShippedFiles:
             "API_KEYS=",
             "ALLOWED_HOSTS=",
             "INSTANCE_NAME=",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=",
         ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:

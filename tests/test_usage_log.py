@@ -927,6 +927,7 @@ def request_of(*, log_content: bool = False, answer: Answer = ANSWER) -> dict[st
         log_content=log_content,
         prompt=[{"role": "user", "content": "What is the capital of Japan?"}],
         api_key_name="alice",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
 
 

@@ -2,7 +2,7 @@
 
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
-and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `log` what the process is called in its log. Nothing here opens a connection, looks at model weights
+and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `log` what the process is called in its log, `telemetry` where traces and metrics go. Nothing here opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -27,11 +27,12 @@ from fallback.config.files import read_variables, read_yaml
 from fallback.config.log import read_instance
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
+from fallback.config.telemetry import TelemetrySettings, read_telemetry
 from fallback.core.errors import ConfigError, Problem
 from fallback.core.policy import RoutingPolicy
 from fallback.providers.settings import ProviderSettings, Secret
 
-__all__ = ["ACCEPTED_KEYS", "ApiKey", "ApiSettings", "LogSettings", "Settings", "load"]
+__all__ = ["ACCEPTED_KEYS", "ApiKey", "ApiSettings", "LogSettings", "Settings", "TelemetrySettings", "load"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class Settings:
     """API_KEYS; without any the API asks for none."""
     allowed_hosts: tuple[str, ...] = ()
     """ALLOWED_HOSTS: the names under which the program is reached, beside localhost and addresses."""
+    telemetry: TelemetrySettings | None = None
+    """How traces and metrics are exported; None: they are not."""
     banner: str | None = None
     """What every page says above everything else. Not in the file: only the demo sets one."""
 
@@ -149,6 +152,7 @@ def _settings(
         api=read_api(top),
         api_keys=read_api_keys(variables, file.parent, problems),
         allowed_hosts=read_allowed_hosts(variables, problems),
+        telemetry=read_telemetry(variables, problems),
     )
 
 
