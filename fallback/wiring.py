@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fallback.config import Settings
+from fallback.config import LogSettings, Settings
 from fallback.core.roster import Roster, SlotSpec, StateChange
 from fallback.drills import AsyncDrillTransport, DrillBoard, DrillTransport
 from fallback.local import LocalModel
@@ -46,10 +46,10 @@ _DIALECTS: Mapping[ProviderType, type[OpenAICompatibleProvider]] = {
 
 
 class WholeLog:
-    """The analytics of one log folder, made when they are asked for first. Safe for threads."""
+    """The analytics of the log, made when they are asked for first. Safe for threads."""
 
-    def __init__(self, folder: Path, *, wall: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, settings: LogSettings, *, wall: Callable[[], float] = time.time) -> None:
+        self._settings = settings
         self._wall = wall
         self._lock = threading.Lock()
         self._analytics: Analytics | None = None
@@ -61,7 +61,8 @@ class WholeLog:
 
         with self._lock:
             if self._analytics is None:
-                self._analytics = Analytics(self._folder, wall=self._wall)
+                settings = self._settings
+                self._analytics = Analytics(settings.folder, sources=settings.sources, wall=self._wall)
             return self._analytics
 
     def close(self) -> None:
@@ -248,7 +249,7 @@ def assemble(
         switchboard=switchboard,
         board=board,
         recent=RecentActivity(settings.log.folder, wall=wall),
-        whole_log=WholeLog(settings.log.folder, wall=wall),
+        whole_log=WholeLog(settings.log, wall=wall),
         exporting=Exporting(settings, append, wall=wall),
     )
 

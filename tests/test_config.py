@@ -96,6 +96,7 @@ class TestShippedFiles:
             "API_KEYS=",
             "ALLOWED_HOSTS=",
             "INSTANCE_NAME=",
+            "USAGE_LOGS=",
             "OTEL_EXPORTER_OTLP_ENDPOINT=",
         ]
 
@@ -704,6 +705,43 @@ class TestLog:
             "replica-a-11",
         ]
         assert settings.of_worker(0).providers == settings.providers
+
+    def test_the_places_of_logs_are_split_at_commas_and_as_paths_are(self, tmp_path: Path) -> None:
+        value = (
+            f"a{os.pathsep}/srv/../logs/*, s3://bucket/x/*{os.pathsep}y ,"
+            f"http://127.0.0.1:9000/l/?a=b:c, b{os.pathsep}gs://z/usage.log,file:///var/log/u.log,a"
+        )
+        settings = read(tmp_path, {"providers": [provider()]}, {"USAGE_LOGS": value})
+        assert settings.log.sources == (
+            str(tmp_path / "a"),
+            "/logs/*",
+            f"s3://bucket/x/*{os.pathsep}y",
+            "http://127.0.0.1:9000/l/?a=b:c",
+            str(tmp_path / "b"),
+            "gs://z/usage.log",
+            "/var/log/u.log",
+        )
+        assert "a=b" not in repr(settings)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "s3://somebody:hush@bucket/a",
+            "https://hush@logs.example.com/",
+            "s3://",
+            "http://[hush",
+            "/logs\x1b",
+            "~nobody-of-this-name-hush/logs",
+        ],
+    )
+    def test_a_place_that_is_none_or_holds_a_password_is_refused_and_not_quoted(
+        self, tmp_path: Path, value: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider()]}, {"USAGE_LOGS": value})
+        (problem,) = caught.value.problems
+        assert problem.path == "USAGE_LOGS"
+        assert "hush" not in problem.message
 
     @pytest.mark.parametrize("name", ["x" * 129, "a\x1bb"])
     def test_an_instance_name_that_cannot_be_shown_is_refused(self, tmp_path: Path, name: str) -> None:

@@ -38,18 +38,20 @@ WAIT_S = 1.0
 EVERY_S = 5.0
 AGAIN_S = 30.0
 """After a failure."""
+GIVE_UP_S = 120.0
+"""After so long it is asked anew, whatever became of the asking before."""
 READ_WITHIN_S = 60.0
 """For one range of at most RUN_BYTES."""
 MOST_FILES = 10_000
 LOG_SUFFIX = ".log"
 _AHEAD_BYTES = 65_536
 """What asks for more reads a whole range, for it will go on behind it."""
-_MAGIC = re.compile(r"[*?\[]")
 _VERSIONS = (
     *("ETag", "etag", "e_tag", "generation", "md5Hash", "content_md5", "Content-MD5"),
     *("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created"),
 )
 """What stores call the mark of a version."""
+_NOT_THERE = "it is not there"
 _PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
 }  # fmt: skip
@@ -75,7 +77,8 @@ class Store:
         """Begin to ask what it holds, if that is due."""
         with self._lock:
             now = self._monotonic()
-            if self._thread is None and now >= self._due:
+            stuck = self._thread is not None and now - self._asked_at >= GIVE_UP_S
+            if (self._thread is None and now >= self._due) or stuck:
                 self._asked_at = now
                 self._thread = threading.Thread(target=self._look, name="fallback-store", daemon=True)
                 self._thread.start()
@@ -96,9 +99,7 @@ class Store:
             found, problem = self._found, self._problem
         if found is None or problem is not None:
             told = f"{self._shown} cannot be read: {problem or 'it does not answer'}"
-            begin = (
-                self._shown[: found_at.start()] if (found_at := _MAGIC.search(self._shown)) else self._shown
-            )
+            begin = self._shown[: _magic_at(self._shown)]
             return Listing(files=() if found is None else found.files, problem=told, unread=(begin,))
         return found
 
@@ -116,12 +117,15 @@ class Store:
         found: list[tuple[str, LogFile]] = []
         try:
             found = list(self._files())
-        except FileNotFoundError:
-            problem = None
         # The boundary to the libraries of the stores: they have no exception in common, and a page must not break.
         except Exception as error:  # noqa: BLE001
+            found.clear()
             problem = _reason(error, self.url)
+            if problem == _NOT_THERE:
+                problem = None
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # given up
             self._thread = None
             self._problem = problem
             self._due = self._monotonic() + (AGAIN_S if problem else EVERY_S)
@@ -147,7 +151,7 @@ class Store:
             yield name, self._file(name, size, entry)
 
     def _entries(self, path: str) -> Iterator[Mapping[str, Any]]:
-        if _MAGIC.search(path):
+        if _magic_at(path) is not None:
             for name, entry in self._fs.glob(path, detail=True).items():
                 if entry.get("type") == "directory":
                     yield from self._log_files(name)
@@ -272,8 +276,12 @@ def _within(work: Callable[[], T], limit_s: float) -> T:
 
 def _reason(error: Exception, url: str) -> str:
     """Say what went wrong without the library's own words."""
-    status = getattr(error, "status", None)
     protocol = url.partition("://")[0].lower()
+    if protocol in {"http", "https"} and isinstance(error, FileNotFoundError):
+        # Of a web server everything that goes wrong with a file is told so, a server that is away too.
+        cause = error.__cause__
+        error = cause if isinstance(cause, Exception) else error
+    status = getattr(error, "status", None)
     match error:
         case ImportError():
             package = error.name if error.name == "fsspec" else _PACKAGES.get(protocol, "for it")
@@ -281,19 +289,26 @@ def _reason(error: Exception, url: str) -> str:
         case ValueError() if "rotocol" in str(error):
             return f"no kind of store is called {protocol}"
         case FileNotFoundError():
-            return "it is not there"
+            return _NOT_THERE
         case PermissionError():
             return "access is denied"
         case TimeoutError():
             return "it does not answer"
         case _ if isinstance(status, int):
-            return f"HTTP {status}"
+            return _NOT_THERE if status == 404 else f"HTTP {status}"
         case OSError() if error.strerror:
             return error.strerror
         case OSError() if type(error) is OSError and error.args and len(str(error)) < 80:
             return str(error)
         case _:
             return type(error).__name__
+
+
+def _magic_at(url: str) -> int | None:
+    """Return where a pattern begins in an address; None: it is none. On a web server a question mark begins a query."""
+    web = url.lower().startswith(("http://", "https://"))
+    found = re.search(r"[*\[]" if web else r"[*?\[]", _without_query(url))
+    return None if found is None else found.start()
 
 
 def _order(name: str) -> tuple[str, Sequence[object]]:

@@ -2,7 +2,7 @@
 
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
-and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `log` what the process is called in its log, `telemetry` where traces and metrics go. Nothing here opens a connection, looks at model weights
+and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `log` what the process is called in its log and what logs are looked at, `telemetry` where traces and metrics go. Nothing here opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -24,7 +24,7 @@ from fallback.config.api import (
     read_api_keys,
 )
 from fallback.config.files import read_variables, read_yaml
-from fallback.config.log import read_instance
+from fallback.config.log import read_instance, read_sources
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
 from fallback.config.telemetry import TelemetrySettings, read_telemetry
@@ -47,6 +47,8 @@ class LogSettings:
     """A new file is begun where the current one has grown larger."""
     instance: str | None = None
     """What this process is called in every line; None: nothing. `load` takes INSTANCE_NAME, else the name of the machine."""
+    sources: tuple[str, ...] = field(default=(), repr=False)
+    """USAGE_LOGS: what is looked at; none: what is in `folder`. An address may be a signed one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ def _log(top: Section, folder: Path, variables: Mapping[str, str], problems: lis
     return LogSettings(
         folder=resolved_path(block, "folder", folder) or folder / "logs",
         instance=read_instance(variables, problems),
+        sources=read_sources(variables, folder, problems),
         **given(content=top.flag("log_content"), rotate_bytes=rotate_bytes),
     )
 
