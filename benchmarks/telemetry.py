@@ -66,7 +66,8 @@ async def measured(folder: Path, endpoint: str | None, requests: int) -> tuple[f
     began = time.process_time()
     for _ in range(requests):
         await ask(app, "/v1/chat/completions", BODY.encode())
-    wiring.exporting.close()
+    if telemetry is not None:
+        telemetry.close(30.0)
     spent = (time.process_time() - began) / requests * 1e6
     await router.aclose()
     wiring.close()

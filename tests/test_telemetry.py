@@ -177,8 +177,6 @@ def test_attempts_have_the_attributes_of_the_conventions(start: Start, collector
         "fallback.role": "first",
         "fallback.retry_after_s": 7.5,
         "fallback.cooldown_s": 8.0,
-        "fallback.probe": False,
-        "fallback.drill": False,
     }
     assert second["gen_ai.response.model"] == "model-b-turbo"
     assert second["gen_ai.response.finish_reasons"] == ["stop"]
@@ -201,6 +199,19 @@ def test_no_content_and_no_words_of_an_error_are_exported(start: Start, collecto
     telemetry = taken(start(), *rescued_request())
     assert telemetry.exported == 3
     assert not [path for path, body in collector.bodies if SECRET_WORDS.encode() in body]
+
+
+def test_names_that_no_encoding_holds_or_that_never_end_cost_no_span(
+    start: Start, collector: Collector
+) -> None:
+    hostile = {
+        "response_model": "m\ud800" + "x" * 10_000,
+        "request_model": "\udfff",
+        "finish_reason": "\ud800",
+    }
+    telemetry = taken(start(), *({**line, **hostile} for line in rescued_request()))
+    assert (telemetry.exported, telemetry.lost) == (3, 0)
+    assert attributes(collector.spans[0])["gen_ai.response.model"] == "m\ufffd" + "x" * 254
 
 
 def test_the_callers_trace_goes_on(start: Start, collector: Collector) -> None:
@@ -550,7 +561,7 @@ def test_every_failure_kind_is_a_word_that_metrics_know(start: Start, collector:
 
 def test_the_documentation_names_every_attribute_and_metric(start: Start, collector: Collector) -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    everything: dict[str, object] = {"usage_estimated": True, "seams": 1, "disabled": "model", "continues": 5,
+    everything: dict[str, object] = {"probe": True, "drill": True, "rescued": True, "degraded": True,"usage_estimated": True, "seams": 1, "disabled": "model", "continues": 5,
                                      "skipped_events": 1, "api_key_name": "k"}  # fmt: skip
     taken(start(), *({**line, **everything} for line in rescued_request()))
     names = {name for span in collector.spans for name in attributes(span)}

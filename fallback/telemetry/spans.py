@@ -28,6 +28,7 @@ from opentelemetry.trace import (
 )
 
 from fallback.telemetry.peers import Peer
+from fallback.usage_log.encode import as_text
 
 __all__ = ["Assembly"]
 
@@ -130,7 +131,7 @@ class Assembly:
 
     def _attempt(self, line: Line, begin: float, within: Context | None) -> None:
         span = self._tracer.start_span(
-            f"{_OPERATION} {str(line.get('request_model', ''))[:MOST_CHARACTERS]}".rstrip(),
+            f"{_OPERATION} {_text(str(line.get('request_model', '')))}".rstrip(),
             context=within or Context(),
             kind=SpanKind.CLIENT,
             attributes=self._attributes(line, _ATTEMPT),
@@ -145,12 +146,13 @@ class Assembly:
         for name, attribute in table.items():
             value = line.get(name)
             if isinstance(value, str):
-                found[attribute] = value[:MOST_CHARACTERS]
-            elif isinstance(value, bool | int | float):
+                found[attribute] = _text(value)
+            elif isinstance(value, bool | int | float) and value is not False:
+                # A flag that is down says nothing, and every attribute costs some microseconds to encode.
                 found[attribute] = value
         finish_reason = line.get("finish_reason")
         if isinstance(finish_reason, str):
-            found["gen_ai.response.finish_reasons"] = [finish_reason[:MOST_CHARACTERS]]
+            found["gen_ai.response.finish_reasons"] = [_text(finish_reason)]
         peer = self._peers.get(str(line.get("provider")))
         if peer is not None:
             found["gen_ai.provider.name"] = peer.system
@@ -173,6 +175,11 @@ def _parent(traceparent: object) -> Context:
     )
     parent: Span = NonRecordingSpan(context)
     return set_span_in_context(parent, Context()) if context.is_valid else Context()
+
+
+def _text(value: str) -> str:
+    # One lone surrogate in a name that came over the wire would cost the whole batch.
+    return (value if value.isascii() else as_text(value))[:MOST_CHARACTERS]
 
 
 def _seconds(line: Line, name: str) -> float:
