@@ -42,6 +42,7 @@ def chat_request(
     extra: Mapping[str, Any] | None = None,
     wire: bool = False,
     api_key_name: str | None = None,
+    traceparent: str | None = None,
 ) -> ChatRequest:
     """Return the request that these arguments make.
 
@@ -70,6 +71,7 @@ def chat_request(
         deadline_s=_deadline_s(deadline_s),
         source=source,
         api_key_name=api_key_name,
+        traceparent=traceparent,
     )
 
 

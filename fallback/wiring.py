@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fallback.config import Settings
+from fallback.config import LogSettings, Settings
 from fallback.core.roster import Roster, SlotSpec, StateChange
 from fallback.drills import AsyncDrillTransport, DrillBoard, DrillTransport
 from fallback.local import LocalModel
@@ -32,6 +32,7 @@ from fallback.usage_log import UsageLog
 
 if TYPE_CHECKING:
     from fallback.analytics import Analytics
+    from fallback.telemetry import Telemetry
 
 __all__ = ["Recorder", "Wiring", "assemble"]
 
@@ -46,10 +47,10 @@ _DIALECTS: Mapping[ProviderType, type[OpenAICompatibleProvider]] = {
 
 
 class WholeLog:
-    """The analytics of one log folder, made when they are asked for first. Safe for threads."""
+    """The analytics of the log, made when they are asked for first. Safe for threads."""
 
-    def __init__(self, folder: Path, *, wall: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, settings: LogSettings, *, wall: Callable[[], float] = time.time) -> None:
+        self._settings = settings
         self._wall = wall
         self._lock = threading.Lock()
         self._analytics: Analytics | None = None
@@ -61,7 +62,8 @@ class WholeLog:
 
         with self._lock:
             if self._analytics is None:
-                self._analytics = Analytics(self._folder, wall=self._wall)
+                settings = self._settings
+                self._analytics = Analytics(settings.folder, sources=settings.sources, wall=self._wall)
             return self._analytics
 
     def close(self) -> None:
@@ -70,6 +72,38 @@ class WholeLog:
             analytics, self._analytics = self._analytics, None
         if analytics is not None:
             analytics.close()
+
+
+class Exporting:
+    """The export of what happened, where the settings want one. For the thread that starts and closes the program."""
+
+    def __init__(self, settings: Settings, recorder: Recorder, *, wall: Callable[[], float]) -> None:
+        self.telemetry: Telemetry | None = None
+        """None: nothing is exported."""
+        self._settings = settings
+        self._recorder = recorder
+        self._wall = wall
+
+    def start(self) -> None:
+        """Begin, if it is wanted."""
+        wanted = self._settings.telemetry
+        if wanted is None or self.telemetry is not None:
+            return
+        # Here, because nearly nobody exports.
+        from fallback.telemetry import Telemetry
+
+        self.telemetry = Telemetry(
+            wanted, self._settings.providers, instance=self._settings.log.instance, wall=self._wall
+        )
+        self.telemetry.start()
+        self._recorder.listen(self.telemetry.take)
+
+    def close(self) -> None:
+        """Export what is left, for a few seconds at most."""
+        if self.telemetry is not None:
+            self._recorder.forget(self.telemetry.take)
+            self.telemetry.close()
+            self.telemetry = None
 
 
 class Recorder:
@@ -118,9 +152,11 @@ class Wiring:
     whole_log: WholeLog
     door: Door
     """Who may use the dashboard."""
+    exporting: Exporting
 
     def start(self) -> None:
         """Take over the shared state, and begin to load the embedded models in the background."""
+        self.exporting.start()
         self.switchboard.start()
         for model in self.models.values():
             model.start()
@@ -132,6 +168,7 @@ class Wiring:
         self.switchboard.close()
         self.recent.close()
         self.whole_log.close()
+        self.exporting.close()
         self.log.close()
 
     def analytics(self) -> Analytics:
@@ -170,7 +207,12 @@ def assemble(
     """
     providers = {provider.name: _DIALECTS[provider.type](provider) for provider in settings.providers}
     roster = Roster([_slot(provider) for provider in providers.values()], settings.routing, jitter=jitter)
-    log = UsageLog(settings.log.folder, rotate_bytes=settings.log.rotate_bytes, wall=wall)
+    log = UsageLog(
+        settings.log.folder,
+        rotate_bytes=settings.log.rotate_bytes,
+        wall=wall,
+        instance=settings.log.instance,
+    )
     append = Recorder(log.append if record is None else _each(record))
 
     def tell(changes: Iterable[StateChange], request_id: str | None) -> None:
@@ -210,8 +252,9 @@ def assemble(
         switchboard=switchboard,
         board=board,
         recent=RecentActivity(settings.log.folder, wall=wall),
-        whole_log=WholeLog(settings.log.folder, wall=wall),
+        whole_log=WholeLog(settings.log, wall=wall),
         door=Door(settings.dashboard, settings.session_secret, wall=wall),
+        exporting=Exporting(settings, append, wall=wall),
     )
 
 

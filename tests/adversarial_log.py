@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["BEGIN", "LAST", "PROVIDERS", "ROUTES", "SOURCES", "logs"]
+__all__ = ["BEGIN", "INSTANCES", "LAST", "PROVIDERS", "ROUTES", "SOURCES", "logs"]
 
 BEGIN = datetime(2026, 11, 20, 22, 30, tzinfo=UTC).timestamp()
 LAST = BEGIN + 3 * 86_400.0
@@ -21,6 +21,7 @@ LAST = BEGIN + 3 * 86_400.0
 
 PROVIDERS = ("groq_llama", "together_llama", "local", "Größe", "gone since")
 ROUTES = ("auto", "groq_llama", "m/1")
+INSTANCES = ("replica-a", "replica-b")
 SOURCES = ("api", "chat", "test")
 KINDS = (
     *("rate_limited", "timeout", "connection", "content_policy", "context_window_exceeded"),
@@ -72,6 +73,7 @@ def _mapping(
 
 
 _called: dict[str, st.SearchStrategy[Any]] = {
+    "instance": st.sampled_from(INSTANCES),
     "source": st.sampled_from(SOURCES),
     "route": st.sampled_from(ROUTES),
     "request_id": st.sampled_from(_IDS),
@@ -133,6 +135,7 @@ _change = _mapping(
         "from": st.sampled_from(STATES),
         "to": st.sampled_from(STATES),
     },
+    instance=st.sampled_from(INSTANCES),
     request_id=st.sampled_from(_IDS),
     model=st.sampled_from(("m/1", "m/2")),
     reason=st.text(max_size=6),
@@ -151,16 +154,22 @@ def _story(draw: st.DrawFn) -> list[dict[str, Any]]:
     asked = [draw(st.sampled_from(PROVIDERS)) for _ in range(count)]
     kinds = [draw(st.sampled_from(KINDS)) for _ in range(count - 1)] + ["ok"]
     told = draw(st.booleans())
+    instance = {"instance": draw(st.sampled_from(INSTANCES))}
     lines: list[dict[str, Any]] = []
     for place, (provider, outcome) in enumerate(zip(asked, kinds, strict=True)):
-        line = {**draw(_attempt), "request_id": request_id, "source": source, "route": route}
+        line = {**draw(_attempt), "request_id": request_id, "source": source, "route": route, **instance}
         line |= {"attempt": place + 1, "provider": provider, "outcome": outcome, "drill": False}
         line["role"] = "failover" if place else "first"
         if place and told:
             line |= {"previous_provider": asked[place - 1], "previous_error_type": kinds[place - 1]}
         lines.append(line)
     request = {**draw(_request), "request_id": request_id, "source": source, "route": route, "outcome": "ok"}
-    request |= {"provider": asked[-1], "first_provider": asked[0], "attempts": count, "failovers": count - 1}
+    request |= instance | {
+        "provider": asked[-1],
+        "first_provider": asked[0],
+        "attempts": count,
+        "failovers": count - 1,
+    }
     return [*lines, request | {"rescued": asked[0] != asked[-1], "drill": False}]
 
 

@@ -35,6 +35,7 @@ CALLERS_FAULT = frozenset(
 )
 REQUEST_COLUMNS = (
     *(
+        "instance",
         "request_id",
         "source",
         "route",
@@ -59,6 +60,7 @@ REQUEST_COLUMNS = (
 )
 ATTEMPT_COLUMNS = (
     *(
+        "instance",
         "attempt",
         "role",
         "provider",
@@ -97,6 +99,7 @@ class Line:
     place: tuple[int, int]
     """Number of its file in the order of reading, number of the line in it."""
     file: str
+    instance: str | None
     request_id: str | None
     provider: str | None
     drill: bool = False
@@ -265,6 +268,7 @@ class Reference:
             "ts_us": ts_us,
             "place": (self._files[record.file], record.line),
             "file": record.file,
+            "instance": text(fields, "instance"),
             "request_id": text(fields, "request_id"),
             "provider": text(fields, "provider"),
         }
@@ -335,12 +339,17 @@ class Reference:
     def _wants(self, request: Request, filters: Filters) -> bool:
         took_part = {request.first_provider, request.provider}
         if request.request_id is not None:
-            took_part |= {attempt.provider for attempt in self._attempts_of.get(request.request_id, [])}
+            took_part |= {
+                attempt.provider
+                for attempt in self._attempts_of.get(request.request_id, [])
+                if attempt.instance == request.instance
+            }
         endings = {request.outcome}
         endings |= {"rescued"} if request.rescued else set()
         endings |= {"degraded"} if request.degraded else set()
         return (
             (not filters.providers or not took_part.isdisjoint(filters.providers))
+            and (not filters.instances or request.instance in filters.instances)
             and (not filters.routes or request.route in filters.routes)
             and (not filters.sources or request.source in filters.sources)
             and (not filters.outcomes or not endings.isdisjoint(filters.outcomes))
@@ -354,6 +363,7 @@ class Reference:
             for a in self.attempts
             if inside(a.ts_us, window)
             and (not filters.providers or a.provider in filters.providers)
+            and (not filters.instances or a.instance in filters.instances)
             and (not filters.routes or a.route in filters.routes)
             and (not filters.sources or a.source in filters.sources)
             and (filters.drills or not a.drill)
@@ -399,6 +409,7 @@ class Reference:
             if attempt.attempt is not None
             and other.attempt == attempt.attempt - 1
             and other.place < attempt.place
+            and other.instance == attempt.instance
             and abs(attempt.ts_us - other.ts_us) <= 3600 * MICRO
         ]
         last = max(before, key=lambda other: (other.ts_us, other.place), default=None)
@@ -513,7 +524,11 @@ class Reference:
         if begin >= end:
             return rows
         # Another order of the providers changes none of them.
-        changes = [change for change in self.changes if change.after != "order"]
+        changes = [
+            change
+            for change in self.changes
+            if change.after != "order" and (not filters.instances or change.instance in filters.instances)
+        ]
         for provider in sorted({change.provider or "" for change in changes}):
             if filters.providers and provider not in filters.providers:
                 continue
@@ -541,7 +556,7 @@ class Reference:
     def attempts_table(self, request_id: str) -> list[Row]:
         found = sorted(
             self._attempts_of.get(request_id, []),
-            key=lambda a: (a.attempt is None, a.attempt or 0, a.ts_us, a.place),
+            key=lambda a: (a.instance or "", a.attempt is None, a.attempt or 0, a.ts_us, a.place),
         )
         return [{name: getattr(attempt, name) for name in ATTEMPT_COLUMNS} for attempt in found]
 
@@ -570,6 +585,7 @@ class Reference:
                 for name in (row.provider, getattr(row, "first_provider", None))
                 if name
             ),
+            "instances": Counter(r.instance for r in rows if r.instance),
             "routes": Counter(r.route for r in rows if r.route),
             "sources": Counter(r.source for r in rows if r.source),
         }

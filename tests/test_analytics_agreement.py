@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pandas as pd
 import pytest
-from adversarial_log import BEGIN, LAST, PROVIDERS, ROUTES, SOURCES, logs
+from adversarial_log import BEGIN, INSTANCES, LAST, PROVIDERS, ROUTES, SOURCES, logs
 from analytics_reference import MICRO, Reference, Row
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
@@ -225,6 +225,7 @@ def drawn_question(draw: Random, begin: float, end: float, names: Sequence[Seque
 
     filters = Filters(
         providers=some(providers),
+        instances=some((*INSTANCES, "nobody"), 0.2),
         routes=some(routes),
         sources=some(sources),
         outcomes=some(OUTCOMES),

@@ -131,7 +131,7 @@ def test_signal_in_the_middle_of_a_stream_ends_it_with_a_word(standin: StandInTh
 def test_killed_worker_is_replaced_and_no_line_of_the_log_is_lost(
     standin: StandInThread, tmp_path: Path
 ) -> None:
-    with api_only(tmp_path, standin, "--workers", "2") as running:
+    with api_only(tmp_path, standin, "--workers", "2", INSTANCE_NAME="replica-a") as running:
         until(lambda: "(HTTP API alone, 2 workers)" in running.output())
         answered = [running.generate()["request_id"] for _ in range(20)]
         workers = children(running.process.pid)
@@ -148,6 +148,7 @@ def test_killed_worker_is_replaced_and_no_line_of_the_log_is_lost(
             json.loads(line) for line in (running.folder / "logs" / "usage.log").read_text().splitlines()
         ]
         assert [line["request_id"] for line in logged if line["kind"] == "request"] == answered
+        assert {line["instance"] for line in logged} <= {"replica-a-0", "replica-a-1"}
         everybody = children(running.process.pid)
         status, took_s = running.end()
         assert status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
@@ -96,6 +97,9 @@ class TestShippedFiles:
             "ALLOWED_HOSTS=",
             "DASHBOARD_PASSWORD=",
             "DASHBOARD_VIEWER_PASSWORD=",
+            "INSTANCE_NAME=",
+            "USAGE_LOGS=",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=",
         ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:
@@ -678,7 +682,10 @@ class TestLog:
     def test_the_log_lives_beside_the_file_and_holds_no_content_by_default(self, tmp_path: Path) -> None:
         settings = read(tmp_path, {"providers": [provider()]})
         assert settings.log == LogSettings(
-            folder=tmp_path / "logs", content=False, rotate_bytes=64 * 1024 * 1024
+            folder=tmp_path / "logs",
+            content=False,
+            rotate_bytes=64 * 1024 * 1024,
+            instance=socket.gethostname(),
         )
         assert settings.source == tmp_path / "providers.yaml"
 
@@ -689,8 +696,62 @@ class TestLog:
             "log_content": True,
         }
         assert read(tmp_path, tree).log == LogSettings(
-            folder=tmp_path / "var/log", content=True, rotate_bytes=4096
+            folder=tmp_path / "var/log", content=True, rotate_bytes=4096, instance=socket.gethostname()
         )
+
+    def test_the_instance_is_named_by_the_environment_and_workers_by_their_number(
+        self, tmp_path: Path
+    ) -> None:
+        settings = read(tmp_path, {"providers": [provider()]}, {"INSTANCE_NAME": "replica-a"})
+        assert settings.log.instance == "replica-a"
+        assert [settings.of_worker(number).log.instance for number in (0, 11)] == [
+            "replica-a-0",
+            "replica-a-11",
+        ]
+        assert settings.of_worker(0).providers == settings.providers
+
+    def test_the_places_of_logs_are_split_at_commas_and_as_paths_are(self, tmp_path: Path) -> None:
+        value = (
+            f"a{os.pathsep}/srv/../logs/*, s3://bucket/x/*{os.pathsep}y ,"
+            f"http://127.0.0.1:9000/l/?a=b:c, b{os.pathsep}gs://z/usage.log,file:///var/log/u.log,a"
+        )
+        settings = read(tmp_path, {"providers": [provider()]}, {"USAGE_LOGS": value})
+        assert settings.log.sources == (
+            str(tmp_path / "a"),
+            "/logs/*",
+            f"s3://bucket/x/*{os.pathsep}y",
+            "http://127.0.0.1:9000/l/?a=b:c",
+            str(tmp_path / "b"),
+            "gs://z/usage.log",
+            "/var/log/u.log",
+        )
+        assert "a=b" not in repr(settings)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "s3://somebody:hush@bucket/a",
+            "https://hush@logs.example.com/",
+            "s3://",
+            "http://[hush",
+            "/logs\x1b",
+            "~nobody-of-this-name-hush/logs",
+        ],
+    )
+    def test_a_place_that_is_none_or_holds_a_password_is_refused_and_not_quoted(
+        self, tmp_path: Path, value: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider()]}, {"USAGE_LOGS": value})
+        (problem,) = caught.value.problems
+        assert problem.path == "USAGE_LOGS"
+        assert "hush" not in problem.message
+
+    @pytest.mark.parametrize("name", ["x" * 129, "a\x1bb"])
+    def test_an_instance_name_that_cannot_be_shown_is_refused(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider()]}, {"INSTANCE_NAME": name})
+        assert [problem.path for problem in caught.value.problems] == ["INSTANCE_NAME"]
 
     def test_an_absolute_log_folder_stays_as_it_is(self, tmp_path: Path) -> None:
         tree = {"providers": [provider()], "log": {"folder": str(tmp_path.parent)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import time
 from html.parser import HTMLParser
@@ -105,6 +106,24 @@ def test_json_holds_every_figure_with_null_for_what_is_missing(
     ]
     assert {row["state"] for row in found["states"]} == {"ready", "cooling_down"}
     assert found["since"].endswith("Z")
+
+
+def test_logs_of_several_replicas_are_one_report_or_one_each(
+    capsys: pytest.CaptureFixture[str], configuration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for name, count in (("a", 2), ("b", 3)):
+        requests = [request(now - 100, f"{name}{number}", instance=name) for number in range(count)]
+        append(configuration.parent / name / "usage.log", requests)
+    monkeypatch.setenv("USAGE_LOGS", f"a{os.pathsep}b")
+    assert "5 requests" in run(capsys, configuration)
+    text = run(capsys, configuration, "--instance", "b")
+    assert "3 requests" in text
+    assert "only instance b" in text
+    found = json.loads(run(capsys, configuration, "--json", "--instance", "a"))
+    assert (found["totals"]["requests"], found["filters"]["instances"]) == (2, ["a"])
+    told = run(capsys, configuration, "--instance", "c", status=2)
+    assert "--instance: the log knows no 'c'; it knows b, a" in told
 
 
 def test_an_empty_log_is_no_error(capsys: pytest.CaptureFixture[str], configuration: Path) -> None:

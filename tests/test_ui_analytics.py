@@ -192,6 +192,64 @@ def test_new_lines_are_shown_and_a_page_that_stands_still_does_not_look(start: S
     assert figure(page, "Requests") == "10"
 
 
+def test_with_several_instances_there_is_a_filter_for_them(start: Start) -> None:
+    start(
+        attempt(NOON - 30, "one", instance="replica-a"),
+        request(NOON - 30, "one", instance="replica-a"),
+        attempt(NOON - 20, "two", instance="replica-b"),
+        request(NOON - 20, "two", instance="replica-b"),
+        request(NOON - 10, "before names"),
+    )
+    page = opened()
+    assert ids(page) == ["before names", "two", "one"]
+    assert list(table(page)["Instance"]) == ["—", "replica-b", "replica-a"]
+    page = opened(instance="replica-b")
+    assert ids(page) == ["two"]
+    assert figure(page, "Requests") == "1"
+    assert page.multiselect(key="instance").value == ["replica-b"]
+
+
+def test_a_request_that_two_instances_know_is_shown_of_both_or_of_one(start: Start) -> None:
+    lines: list[dict[str, object]] = []
+    for name, provider in (("replica-a", "groq"), ("replica-b", "together")):
+        lines += [attempt(NOON - 30, "same", provider=provider, instance=name),
+                  request(NOON - 30, "same", provider=provider, instance=name)]  # fmt: skip
+    start(*lines)
+    page = opened(request="same")
+    assert "replica-a, replica-b each have a request of this id." in shown(page)
+    (both,) = [found.value for found in page.dataframe if "#" in found.value.columns]
+    assert list(both["Instance"]) == ["replica-a", "replica-b"]
+    page = opened(request="same", instance="replica-b")
+    (one,) = [found.value for found in page.dataframe if "#" in found.value.columns]
+    assert list(one["Provider"]) == ["together"]
+    assert "each have a request" not in shown(page)
+
+
+def test_with_one_instance_there_is_no_filter_for_it(start: Start) -> None:
+    start(attempt(NOON - 30, "one", instance="replica-a"), request(NOON - 30, "one", instance="replica-a"))
+    page = opened()
+    assert not [each for each in page.multiselect if each.key == "instance"]
+    assert "Instance" not in table(page).columns
+
+
+def test_the_page_reads_the_places_that_the_environment_names(tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    file.write_text(CONFIGURATION)
+    for name in ("a", "b"):
+        append(tmp_path / "logs" / name / "usage.log", [request(NOON - 30, name, instance=name)])
+    environ = {"USAGE_LOGS": "logs/*, http://127.0.0.1:9/usage.log"}
+    router = ModelRouter(assemble(load(file, environ=environ), wall=lambda: NOON))
+    set_router(router)
+    try:
+        page = opened()
+        assert sorted(ids(page)) == ["a", "b"]
+        assert "http://127.0.0.1:9/usage.log cannot be read" in shown(page)
+    finally:
+        set_router(None)
+        router.close()
+        router.wiring.close()
+
+
 # The address
 
 

@@ -211,6 +211,23 @@ class Unprintable:
     __repr__ = __str__
 
 
+@pytest.mark.parametrize("instance", [None, "replica-2", 'a"b\n', "lone \ud800"])
+@given(
+    line=st.dictionaries(
+        st.sampled_from(["kind", "ts", "schema", "instance", "n", "text"]),
+        st.text(max_size=3) | st.integers(),
+    )
+)
+def test_a_line_is_the_same_whatever_way_it_was_encoded(
+    instance: str | None, line: dict[str, object]
+) -> None:
+    """A mapping that is no dict takes the slow way, a dict without the names of the stamp the quick one."""
+    quick = encode_line(line, ts="2026-11-22T12:00:00.065Z", instance=instance)
+    assert quick == encode_line(UserDict(line), ts="2026-11-22T12:00:00.065Z", instance=instance)
+    assert json.loads(quick)["schema"] == 1
+    assert ("instance" in json.loads(quick)) == (instance is not None or "instance" in line)
+
+
 def test_values_that_json_lacks_are_written_as_the_nearest_it_has() -> None:
     line = {
         "nan": float("nan"),
@@ -910,6 +927,7 @@ def request_of(*, log_content: bool = False, answer: Answer = ANSWER) -> dict[st
         log_content=log_content,
         prompt=[{"role": "user", "content": "What is the capital of Japan?"}],
         api_key_name="alice",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
 
 

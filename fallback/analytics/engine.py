@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from duckdb import DuckDBPyConnection
 from fallback.analytics.cache import Cache
 from fallback.analytics.grid import MICRO
 from fallback.analytics.ingest import STEP_BYTES, Step, step
+from fallback.analytics.places import Places
 
 T = TypeVar("T")
 
@@ -62,6 +63,9 @@ class Coverage:
 class Analytics:
     """One log folder, read incrementally into a DuckDB cache beside the log.
 
+    With `sources` the log is what those places hold: folders, files, patterns, and addresses in stores, as USAGE_LOGS names
+    them (docs/analytics.md); the cache alone is in `folder`, under a name of its own for these places.
+
     Safe for threads; several processes may use the same cache. `cache` is its file, `folder / "analytics.duckdb"` where None;
     where it cannot be written, or another program does not let go of it, this object works with a cache of its own in a
     temporary folder and says so in `coverage.warning`. Whatever the log and the cache hold, nothing raises but CacheError, where
@@ -69,11 +73,17 @@ class Analytics:
     """
 
     def __init__(
-        self, folder: Path, *, cache: Path | None = None, wall: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        *,
+        sources: Sequence[str] = (),
+        cache: Path | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder
+        self.places = Places(folder, sources)
         self.wall = wall
-        self._cache = Cache(folder / "analytics.duckdb" if cache is None else cache)
+        self._cache = Cache(folder / self.places.cache_name if cache is None else cache)
         self._refreshing = threading.RLock()
         self._problem: str | None = None
         self._filled = 0
@@ -88,6 +98,7 @@ class Analytics:
         lines = damaged = read_bytes = 0
         with self._refreshing:
             left_bytes = 1
+            self.places.look()
             while left_bytes:
                 # Between two steps the cache is free for others.
                 told = _Told(progress, read_bytes)
@@ -106,7 +117,7 @@ class Analytics:
 
     def _step(self, told: _Told) -> Step | None:
         def work(connection: DuckDBPyConnection) -> Step:
-            return step(connection, self.folder, told, STEP_BYTES)
+            return step(connection, self.places, told, STEP_BYTES)
 
         try:
             done = self._cache.run(work)

@@ -16,16 +16,16 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from fallback.analytics import tables
 from fallback.analytics.legacy import Telling
+from fallback.analytics.places import Places
 from fallback.analytics.rows import Chunk, json_table
-from fallback.analytics.sources import LogFile, MovedError, Run, digest_of, listing, opened, runs
+from fallback.analytics.sources import Listing, LogFile, MovedError, Readable, Run, digest_of, runs
 from fallback.usage_log.reader import MAX_READ_BYTES
 
 K = TypeVar("K")
@@ -47,6 +47,7 @@ _RESOLVE = f"""
             arg_max(early.outcome, early.attempt) AS outcome
         FROM attempts AS late JOIN attempts AS early
             ON early.request_id = late.request_id AND early.attempt < late.attempt
+            AND early.instance IS NOT DISTINCT FROM late.instance
         WHERE late.role = 'failover' AND late.previous_provider IS NULL AND $which
             AND early.ts BETWEEN $since - {_LOOK_BACK_US} AND $until + {_LOOK_BACK_US}
         GROUP BY late.file, late.line
@@ -103,14 +104,14 @@ class _Known:
 
 
 def step(
-    connection: DuckDBPyConnection, folder: Path, told: Callable[[int, int], None], most_bytes: int
+    connection: DuckDBPyConnection, places: Places, told: Callable[[int, int], None], most_bytes: int
 ) -> Step:
     """Read on, up to about `most_bytes`.
 
-    `told` gets the bytes that have been read so far in this step, and those that there were to read when it began. Raises OSError where the folder cannot be listed, and duckdb.Error; then nothing has changed.
+    `told` gets the bytes that have been read so far in this step, and those that there were to read when it began. Raises OSError where the one folder cannot be listed, and duckdb.Error; then nothing has changed.
     """
     for _ in range(_TRIES):
-        reading = _Step(connection, folder, told, most_bytes)
+        reading = _Step(connection, places, told, most_bytes)
         connection.begin()
         try:
             done = reading.take()
@@ -122,17 +123,21 @@ def step(
             raise
         connection.commit()
         return done
-    raise OSError(f"the files in {folder.name} are renamed faster than they can be read")
+    raise OSError(f"the files in {places.told} are renamed faster than they can be read")
 
 
 class _Step:
     """One step on its way."""
 
     def __init__(
-        self, connection: DuckDBPyConnection, folder: Path, told: Callable[[int, int], None], most_bytes: int
+        self,
+        connection: DuckDBPyConnection,
+        places: Places,
+        told: Callable[[int, int], None],
+        most_bytes: int,
     ) -> None:
         self._connection = connection
-        self._folder = folder
+        self._places = places
         self._told = told
         self._most_bytes = most_bytes
         self._read_bytes = 0
@@ -148,10 +153,10 @@ class _Step:
 
     def take(self) -> Step:
         """Do it. Raises MovedError, OSError, duckdb.Error."""
-        found = listing(self._folder)
+        found = self._places.listing()
         self._problem = found.problem
         known = {file.identity: file for file in self._known_files()}
-        self._forget_missing(known, found.files, sure=found.problem is None)
+        self._forget_missing(known, found)
         begun = [
             (file, before)
             for file in found.files
@@ -195,13 +200,15 @@ class _Step:
             self._problem = f"{file.name} cannot be read: {error.strerror or error}"
             return None
 
-    def _forget_missing(
-        self, known: dict[tuple[int, int], _Known], found: Sequence[LogFile], *, sure: bool
-    ) -> None:
-        """Take back the lines of files that are gone. Not `sure`: one that cannot be looked at may be among them."""
-        there = {file.identity for file in found}
-        missing = [file for identity, file in known.items() if identity not in there]
-        if not missing or not sure:
+    def _forget_missing(self, known: dict[tuple[int, int], _Known], found: Listing) -> None:
+        """Take back the lines of files that are gone, and of none that may be where nobody can look just now."""
+        there = {file.identity for file in found.files}
+        missing = [
+            file
+            for identity, file in known.items()
+            if identity not in there and not found.may_hold(file.name)
+        ]
+        if not missing:
             return
         self._changed = True
         if len(missing) == len(known):
@@ -217,7 +224,7 @@ class _Step:
             # A result that is not fetched to its end keeps a connection busy, so all of it is fetched.
             [(number,)] = self._connection.execute("SELECT nextval('file_ids')").fetchall()
             return _Known(id=number, name=file.name, device=file.device, inode=file.inode)
-        with opened(self._folder, file) as stream:
+        with self._places.opened(file) as stream:
             same = file.size >= known.position and digest_of(stream, known.position) == known.digest
         if not same:
             self._take_back(f"file = {known.id}")
@@ -233,11 +240,23 @@ class _Step:
             self._connection.execute(f"DELETE FROM {name} WHERE {which}")
 
     def _read(self, file: LogFile, known: _Known) -> _Known:
-        """Read on in one file."""
+        """Read on in one file; nothing of it is kept where it breaks off."""
+        counted = (self._lines, self._damaged, self._read_bytes)
+        try:
+            return self._read_on(file, known)
+        except OSError:
+            which = f"file = {known.id} AND line > {known.lines}"
+            for name in ("entries", "problems", "mentions"):
+                self._connection.execute(f"DELETE FROM {name} WHERE {which}")
+            self._outdated = [(number, lines) for number, lines in self._outdated if number != known.id]
+            self._lines, self._damaged, self._read_bytes = counted
+            raise
+
+    def _read_on(self, file: LogFile, known: _Known) -> _Known:
         first = known.lines + 1
         telling = Telling.resumed(known.story)
         with (
-            opened(self._folder, file) as stream,
+            self._places.opened(file) as stream,
             contextlib.closing(self._chunks(stream, file, known)) as found,
         ):
             for run, chunk in found:
@@ -263,7 +282,7 @@ class _Step:
             self._new.append(f"(file = {known.id} AND line >= {first})")
             return dataclasses.replace(known, digest=digest_of(stream, known.position))
 
-    def _chunks(self, stream: BinaryIO, file: LogFile, known: _Known) -> Generator[tuple[Run, Chunk]]:
+    def _chunks(self, stream: Readable, file: LogFile, known: _Known) -> Generator[tuple[Run, Chunk]]:
         """Give what is new in a file, up to what is left of the step; the next chunk is made ready in another thread."""
         left_bytes = self._most_bytes - self._read_bytes
 

@@ -88,7 +88,7 @@ def states(analytics: Analytics, window: Window, filters: Filters) -> pd.DataFra
     """Return provider, state, begin, end, reason: intervals cut to the window, without overlaps for each provider.
 
     States: ready, cooling_down, disabled, off, not_configured, drill. Nothing is shown before the log begins, or of the
-    future. Of the filters that by provider counts. Raises CacheError.
+    future. Of the filters those by provider and by instance count. Raises CacheError.
     """
     coverage = analytics.coverage
     since, until = int(window.since) * MICRO, int(window.until) * MICRO
@@ -100,8 +100,11 @@ def states(analytics: Analytics, window: Window, filters: Filters) -> pd.DataFra
     values: dict[str, object] = {"since": since, "until": until, "first": first, "end": min(until, now)}
     which = ""
     if filters.providers:
-        which = "AND list_contains($providers, provider)"
+        which += "AND list_contains($providers, provider) "
         values["providers"] = list(filters.providers)
+    if filters.instances:
+        which += "AND list_contains($instances, instance)"
+        values["instances"] = list(filters.instances)
     rows = analytics.ask(_INTERVALS.replace("$which", which), values)
     kinds = {"provider": TEXT, "state": TEXT, "begin": INSTANT, "end": INSTANT, "reason": TEXT}
     return frame(rows, kinds)

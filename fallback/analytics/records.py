@@ -8,15 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 
 from fallback.analytics.engine import Analytics
 from fallback.analytics.frames import BOOL, COUNT, INSTANT, NUMBER, TEXT, WHOLE, frame
+from fallback.analytics.places import Places
 from fallback.analytics.selection import Selection
-from fallback.analytics.sources import MovedError, listing, opened
+from fallback.analytics.sources import MovedError, Readable
 from fallback.analytics.tables import LEVELS_S
 from fallback.analytics.through import Through, condition
 from fallback.analytics.windows import Filters, Window
@@ -26,7 +25,7 @@ __all__ = ["Choices", "Position", "attempts", "choices", "last_position", "lines
 _POSITION = "position"
 _REQUEST_COLUMNS = {
     "ts": INSTANT,
-    **dict.fromkeys(("request_id", "source", "route", "outcome", "error_type"), TEXT),
+    **dict.fromkeys(("instance", "request_id", "source", "route", "outcome", "error_type"), TEXT),
     **dict.fromkeys(("provider", "model", "first_provider"), TEXT),
     **dict.fromkeys(("attempts", "failovers"), WHOLE),
     **dict.fromkeys(("rescued", "degraded", "drill"), BOOL),
@@ -35,6 +34,7 @@ _REQUEST_COLUMNS = {
     "cost_usd": NUMBER,
 }
 _ATTEMPT_COLUMNS = {
+    "instance": TEXT,
     "attempt": COUNT,
     **dict.fromkeys(("role", "provider", "model", "outcome"), TEXT),
     "http_status": COUNT,
@@ -66,6 +66,7 @@ class Choices:
     """What can be filtered by: the names that the log holds, the most frequent first."""
 
     providers: tuple[str, ...]
+    instances: tuple[str, ...]
     routes: tuple[str, ...]
     sources: tuple[str, ...]
 
@@ -81,7 +82,7 @@ def requests(
 ) -> pd.DataFrame:
     """Return the newest `limit` requests of the window, newest first; further ones with `before`.
 
-    Columns: ts, request_id, source, route, outcome, error_type, provider, model, first_provider, attempts, failovers, rescued,
+    Columns: ts, instance, request_id, source, route, outcome, error_type, provider, model, first_provider, attempts, failovers, rescued,
     degraded, drill, duration_s, ttft_s, input_tokens, output_tokens, cost_usd. `search` is a text that one of request_id,
     provider, first_provider, model, error_type, source or route contains, whatever its case. With `through` only requests that
     have an attempt like each of them. Raises CacheError.
@@ -115,38 +116,46 @@ def last_position(frame: pd.DataFrame) -> Position | None:
     return None if place is None else Position(ts_us=place[0], file=place[1], line=place[2])
 
 
-def attempts(analytics: Analytics, request_id: str) -> pd.DataFrame:
-    """Return the attempts of one request in their order.
+def attempts(analytics: Analytics, request_id: str, instances: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the attempts of one request in their order; of those of one name in several instances one after the other.
 
-    Columns: attempt, role, provider, model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s,
+    With `instances` those of them alone. Columns: instance, attempt, role, provider, model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s,
     duration_s, ttft_s, input_tokens, output_tokens, cost_usd, probe, drill, finish_reason. Raises CacheError.
     """
     rows = analytics.ask(
-        f"""SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempts WHERE request_id = $request_id
-            ORDER BY attempt, ts, file, line LIMIT {_MOST_LINES}""",
-        {"request_id": request_id},
+        f"""SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempts WHERE request_id = $request_id{_of(instances)}
+            ORDER BY instance NULLS FIRST, attempt, ts, file, line LIMIT {_MOST_LINES}""",
+        {"request_id": request_id} | _instances(instances),
     )
     return frame(rows, _ATTEMPT_COLUMNS)
 
 
-def lines(analytics: Analytics, request_id: str) -> pd.DataFrame:
+def _of(instances: Sequence[str]) -> str:
+    return " AND list_contains($instances, instance)" if instances else ""
+
+
+def _instances(instances: Sequence[str]) -> dict[str, object]:
+    return {"instances": list(instances)} if instances else {}
+
+
+def lines(analytics: Analytics, request_id: str, instances: Sequence[str] = ()) -> pd.DataFrame:
     """Return file, line, text: the lines of the log that name the request, as they stand there.
 
-    In the order of the log; bytes that are no UTF-8 as U+FFFD. A line whose file was deleted meanwhile is left out.
+    With `instances` those that they wrote alone. In the order of the log; bytes that are no UTF-8 as U+FFFD. A line whose file was deleted meanwhile is left out.
     Raises CacheError.
     """
     found = analytics.ask(
         f"""SELECT device, inode, line FROM (
-                SELECT file, line FROM entries WHERE request_id = $request_id
+                SELECT file, line FROM entries WHERE request_id = $request_id{_of(instances)}
                 UNION SELECT file, line FROM mentions WHERE request_id = $request_id
             ) AS places JOIN files ON files.id = places.file
             ORDER BY places.file, line LIMIT {_MOST_LINES}""",
-        {"request_id": request_id},
+        {"request_id": request_id} | _instances(instances),
     )
     wanted: dict[tuple[int, int], list[int]] = {}
     for device, inode, line in found:
         wanted.setdefault((device, inode), []).append(line)
-    return frame(_texts(analytics.folder, wanted), {"file": TEXT, "line": WHOLE, "text": TEXT})
+    return frame(_texts(analytics.places, wanted), {"file": TEXT, "line": WHOLE, "text": TEXT})
 
 
 def problems(analytics: Analytics, limit: int = 100) -> pd.DataFrame:
@@ -177,25 +186,26 @@ def choices(analytics: Analytics) -> Choices:
             f"UNION ALL SELECT unnest([provider, first_provider]), 0 FROM request_{level_s} "
             "UNION ALL SELECT provider, 0 FROM changes WHERE to_state <> 'order'"
         ),
+        instances=names(both.format("instance")),
         routes=names(both.format("route")),
         sources=names(both.format("source")),
     )
 
 
-def _texts(folder: Path, wanted: Mapping[tuple[int, int], Sequence[int]]) -> list[tuple[str, int, str]]:
+def _texts(places: Places, wanted: Mapping[tuple[int, int], Sequence[int]]) -> list[tuple[str, int, str]]:
     """Read the lines with the `wanted` numbers, of files that are known by device and inode."""
     found = []
     with contextlib.suppress(OSError):
-        for file in listing(folder).files:
+        for file in places.listing().files:
             numbers = wanted.get(file.identity)
             if numbers:
-                with contextlib.suppress(OSError, MovedError), opened(folder, file) as stream:
+                with contextlib.suppress(OSError, MovedError), places.opened(file) as stream:
                     texts = _numbered(stream, numbers)
                     found += [(file.name, line, text) for line, text in zip(numbers, texts, strict=False)]
     return found
 
 
-def _numbered(stream: BinaryIO, numbers: Sequence[int]) -> Iterator[str]:
+def _numbered(stream: Readable, numbers: Sequence[int]) -> Iterator[str]:
     """Give the lines with `numbers`, which rise, without their newlines."""
     last = numbers[-1]
     wanted = set(numbers)

@@ -1,7 +1,7 @@
 """From a window and filters to the sums or rows that a figure is made of, in SQL.
 
 Theory of operation: a figure of counts is made from sums, a quantile from histograms, both of the largest size that the window's
-buckets are made up of. Sums know route, source, outcome and the providers that were asked first and that answered; a provider
+buckets are made up of. Sums know instance, route, source, outcome and the providers that were asked first and that answered; a provider
 that took part in between is in the rows alone, so under a filter by provider the few requests with several attempts that the
 sums cannot tell about are added from their rows. Histograms know the provider of an attempt and whether it was a drill, and
 under any other filter the rows of the window are used.
@@ -18,7 +18,7 @@ from fallback.analytics import tables
 from fallback.analytics.grid import MICRO
 from fallback.analytics.windows import Filters, Window
 
-__all__ = ["Selection", "quantiles"]
+__all__ = ["Selection", "of_request", "quantiles"]
 
 _DAY_S = 86_400
 _FAR_S = 10_000_000 * _DAY_S
@@ -53,7 +53,7 @@ class Selection:
         level_s = tables.level_of(self.window.bucket_s, self.window.utc_offset_s, days=False)
         filters = self.filters
         if level_s is not None and not (
-            filters.providers or filters.routes or filters.sources or filters.outcomes
+            filters.providers or filters.instances or filters.routes or filters.sources or filters.outcomes
         ):
             sums = tables.sums_of("request_duration", level_s, *self._edges())
             return f"(SELECT * FROM {sums} WHERE {_all(self._drills())})"
@@ -86,7 +86,8 @@ class Selection:
     def attempt_durations(self) -> str:
         """Return the histograms of attempts that answered."""
         level_s = tables.level_of(self.window.bucket_s, self.window.utc_offset_s, days=False)
-        if level_s is not None and not (self.filters.routes or self.filters.sources):
+        filters = self.filters
+        if level_s is not None and not (filters.instances or filters.routes or filters.sources):
             sums = tables.sums_of("attempt_duration", level_s, *self._edges())
             return f"(SELECT * FROM {sums} WHERE {_all([*self._drills(), *self._providers()])})"
         which = _all([self._within_rows(), *self._common(), *self._providers()])
@@ -119,6 +120,8 @@ class Selection:
 
     def _common(self) -> list[str]:
         chosen = self._drills()
+        if self.filters.instances:
+            chosen.append(self._one_of("instances", self.filters.instances, "instance"))
         if self.filters.sources:
             chosen.append(self._one_of("sources", self.filters.sources, "source"))
         if self.filters.routes:
@@ -146,8 +149,18 @@ class Selection:
 
     def _took_part_between(self) -> str:
         part = self._one_of("providers", self.filters.providers, "provider")
-        asked = f"SELECT request_id FROM attempts WHERE attempt IS DISTINCT FROM 1 AND {part}"
-        return f"attempts >= 2 AND request_id IN ({asked} AND request_id IS NOT NULL)"
+        return f"attempts >= 2 AND {of_request(f'attempt IS DISTINCT FROM 1 AND {part}')}"
+
+
+def of_request(which: str) -> str:
+    """Return the condition for a request that has an attempt for which `which` holds.
+
+    Two instances may give two requests one id, for a caller can name it.
+    """
+    return (
+        f"EXISTS (SELECT 1 FROM attempts AS part WHERE part.request_id = requests.request_id "
+        f"AND part.instance IS NOT DISTINCT FROM requests.instance AND {which})"
+    )
 
 
 def quantiles(histogram: str, keys: Sequence[str], percents: Sequence[int]) -> str:

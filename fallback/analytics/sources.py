@@ -18,11 +18,23 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from fallback.usage_log.files import CURRENT_NAME, rotated_files
 
-__all__ = ["Listing", "LogFile", "MovedError", "Run", "digest_of", "listing", "opened", "runs"]
+__all__ = [
+    "RUN_BYTES",
+    "Listing",
+    "LogFile",
+    "MovedError",
+    "Readable",
+    "Run",
+    "digest_of",
+    "listing",
+    "look",
+    "opened",
+    "runs",
+]
 
 RUN_BYTES = 8 * 1024 * 1024
 """Of one reading. Much larger blocks of memory are new from the system each time, which costs more than it saves."""
@@ -33,6 +45,16 @@ _TRIES = 50
 
 class MovedError(Exception):
     """A file is not the one any more that stood under its name when the files were listed."""
+
+
+class Readable(Protocol):
+    """The bytes of a file."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place, in bytes from the beginning."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to so many bytes, none at the end. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +83,12 @@ class Listing:
     files: tuple[LogFile, ...]
     problem: str | None
     """Why one that there is cannot be looked at; None: all could be."""
+    unread: tuple[str, ...] = ()
+    """What the names of files begin with that may be there all the same."""
+
+    def may_hold(self, name: str) -> bool:
+        """Whether the file of that name may be there though it is not listed."""
+        return any(name.startswith(begin) for begin in self.unread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +110,22 @@ def listing(folder: Path) -> Listing:
     """
     for _ in range(_TRIES):
         problems: list[str] = []
-        current = _look(folder / CURRENT_NAME, problems, ended=False)
+        current = look(folder / CURRENT_NAME, problems, ended=False)
         paths = rotated_files(folder)
-        found = {file.identity: file for path in paths if (file := _look(path, problems, ended=True))}
+        found = {file.identity: file for path in paths if (file := look(path, problems, ended=True))}
         if current is not None and current.identity in found:
             continue  # renamed meanwhile
         if len(found) < len(paths) and not problems and not all(path.exists() for path in paths):
             continue  # deleted or moved meanwhile
         files = (*found.values(), *(() if current is None else (current,)))
-        return Listing(files=files, problem=problems[0] if problems else None)
+        return Listing(
+            files=files, problem=problems[0] if problems else None, unread=("",) if problems else ()
+        )
     raise OSError(f"the files in {folder.name} are renamed faster than they can be listed")
 
 
 @contextlib.contextmanager
-def opened(folder: Path, file: LogFile) -> Iterator[BinaryIO]:
+def opened(folder: Path, file: LogFile) -> Iterator[Readable]:
     """Open `file`. Raises MovedError where another one stands under its name by now, OSError where it cannot be read."""
     try:
         stream = (folder / file.name).open("rb", buffering=0)
@@ -108,7 +138,7 @@ def opened(folder: Path, file: LogFile) -> Iterator[BinaryIO]:
         yield stream
 
 
-def digest_of(stream: BinaryIO, length: int) -> bytes:
+def digest_of(stream: Readable, length: int) -> bytes:
     """Return what the first `length` bytes are recognised by: a digest of the first and the last of them."""
     digest = hashlib.blake2b(digest_size=16)
     stream.seek(0)
@@ -119,7 +149,7 @@ def digest_of(stream: BinaryIO, length: int) -> bytes:
     return digest.digest()
 
 
-def runs(stream: BinaryIO, offset: int, *, ended: bool, most_line_bytes: int) -> Iterator[Run]:
+def runs(stream: Readable, offset: int, *, ended: bool, most_line_bytes: int) -> Iterator[Run]:
     """Give the whole lines from `offset` on, and the last one without a newline where the file has `ended`.
 
     A line that is longer than `most_line_bytes` and does not fit into a run is passed over without being kept.
@@ -149,7 +179,7 @@ def runs(stream: BinaryIO, offset: int, *, ended: bool, most_line_bytes: int) ->
             offset += length
 
 
-def _read(stream: BinaryIO, count: int) -> bytes:
+def _read(stream: Readable, count: int) -> bytes:
     """Read `count` bytes, or up to the end: one call gives less than it is asked for at times."""
     blocks = []
     while count > 0 and (block := stream.read(count)):
@@ -158,7 +188,7 @@ def _read(stream: BinaryIO, count: int) -> bytes:
     return b"".join(blocks)
 
 
-def _pass_over(stream: BinaryIO, length: int) -> tuple[int, bool]:
+def _pass_over(stream: Readable, length: int) -> tuple[int, bool]:
     """Read on to the end of a line, `length` bytes of which have been read; say how long it is, and whether it is whole."""
     while block := stream.read(RUN_BYTES):
         end = block.find(b"\n") + 1
@@ -168,7 +198,8 @@ def _pass_over(stream: BinaryIO, length: int) -> tuple[int, bool]:
     return length, False
 
 
-def _look(path: Path, problems: list[str], *, ended: bool) -> LogFile | None:
+def look(path: Path, problems: list[str], *, ended: bool) -> LogFile | None:
+    """Look at one file; None where there is none, or with a word in `problems` where it cannot be read."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -44,7 +44,7 @@ __all__ = [
     "take_back",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised with every change of a table or of what goes into it; a cache of another version is made anew."""
 
 LEVELS_S: Final = (900, 3_600)
@@ -57,7 +57,8 @@ CALLERS_FAULT: Final = ("content_policy", "context_window_exceeded", "invalid_re
 
 _FIELDS: Final = {
     **dict.fromkeys(
-        ("kind", "request_id", "source", "route", "outcome", "error_type", "error_message"), "VARCHAR"
+        ("kind", "instance", "request_id", "source", "route", "outcome", "error_type", "error_message"),
+        "VARCHAR",
     ),
     **dict.fromkeys(("provider", "request_model", "finish_reason", "role", "first_provider"), "VARCHAR"),
     **dict.fromkeys(("previous_provider", "previous_error_type", "model", "from", "to", "reason"), "VARCHAR"),
@@ -73,7 +74,7 @@ _FIELDS: Final = {
 _YEAR_2200_US = 7_258_118_400 * MICRO
 _MOST_USD = 1e6
 _CHANGES = """
-    INSERT INTO changes SELECT ts, file, line, provider, model, "from", "to", reason, length_s
+    INSERT INTO changes SELECT ts, file, line, instance, provider, model, "from", "to", reason, length_s
     FROM entries WHERE kind = 'state' AND {0}
 """
 _KINDS = "('attempt', 'request', 'state')"
@@ -90,12 +91,12 @@ _LACK = f"""
 """What a line makes no sense without; NULL: it has it."""
 
 _VIEWS: Final = """
-    CREATE VIEW requests AS SELECT kind, ts, file, line, request_id, source, route, outcome, error_type,
+    CREATE VIEW requests AS SELECT kind, ts, file, line, instance, request_id, source, route, outcome, error_type,
         nullif(provider, '') AS provider, request_model AS model, nullif(first_provider, '') AS first_provider,
         attempts, failovers, rescued, degraded, drill, duration_s,
         time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd
         FROM entries WHERE kind = 'request';
-    CREATE VIEW attempts AS SELECT kind, ts, file, line, request_id, source, route, attempt, role, provider,
+    CREATE VIEW attempts AS SELECT kind, ts, file, line, instance, request_id, source, route, attempt, role, provider,
         request_model AS model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s, duration_s,
         time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill, finish_reason, previous_provider, previous_error_type
         FROM entries WHERE kind = 'attempt';
@@ -108,7 +109,7 @@ _OTHER_TABLES = """
         rest_damaged BIGINT, story VARCHAR
     );
     CREATE TABLE changes (
-        ts BIGINT, file INTEGER, line BIGINT, provider VARCHAR, model VARCHAR, from_state VARCHAR, to_state VARCHAR,
+        ts BIGINT, file INTEGER, line BIGINT, instance VARCHAR, provider VARCHAR, model VARCHAR, from_state VARCHAR, to_state VARCHAR,
         reason VARCHAR, length_s DOUBLE
     );
     CREATE TABLE problems (file INTEGER, line BIGINT, reason VARCHAR);
@@ -217,10 +218,10 @@ _CONSUMED = f"""
 _SUMS: Final = (
     _Sums(
         "request",
-        dict.fromkeys(("source", "route", "outcome", "first_provider", "provider"), "VARCHAR")
+        dict.fromkeys(("instance", "source", "route", "outcome", "first_provider", "provider"), "VARCHAR")
         | dict.fromkeys(("callers_fault", "rescued", "degraded", "failed_over", "drill"), "BOOLEAN"),
         ("n", "failovers", *_CONSUMPTION),
-        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("source", "route", "first_provider", "provider"))},
+        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("instance", "source", "route", "first_provider", "provider"))},
             outcome, outcome = 'error' AND coalesce(error_type, '') IN {CALLERS_FAULT} AS callers_fault, rescued, degraded,
             failovers > 0 AS failed_over, drill, 1 AS n, failovers AS failovers, {_CONSUMED}
             FROM requests WHERE $which""",
@@ -237,11 +238,11 @@ _SUMS: Final = (
     ),
     _Sums(
         "attempt",
-        dict.fromkeys(("source", "route", "provider", "role", "outcome"), "VARCHAR")
+        dict.fromkeys(("instance", "source", "route", "provider", "role", "outcome"), "VARCHAR")
         | dict.fromkeys(("previous_provider", "previous_error_type"), "VARCHAR")
         | {"drill": "BOOLEAN"},
         ("n", *_CONSUMPTION),
-        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("source", "route", "role", "previous_provider"))},
+        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("instance", "source", "route", "role", "previous_provider"))},
             {_NO_TEXT.format("previous_error_type")}, provider, outcome, drill, 1 AS n, {_CONSUMED}
             FROM attempts WHERE $which""",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fallback.analytics.grid import MICRO
-from fallback.analytics.selection import Selection
+from fallback.analytics.selection import Selection, of_request
 
 __all__ = ["Through", "condition"]
 
@@ -30,8 +30,7 @@ class Through:
 
 def condition(like: Through, chosen: Selection, name: str) -> str:
     """Return the condition for a request with such an attempt. `name` is what its values are called in `chosen`."""
-    parts = ["request_id IS NOT NULL"]
-    parts += [f"ts >= {round(like.since * MICRO)}"] if like.since is not None else []
+    parts = [f"ts >= {round(like.since * MICRO)}"] if like.since is not None else []
     parts += [f"ts < {round(like.until * MICRO)}"] if like.until is not None else []
     parts += ["role = 'failover'"] if like.failover else []
     parts += ["outcome NOT IN ('ok', 'cancelled')"] if like.failed else []
@@ -40,4 +39,4 @@ def condition(like: Through, chosen: Selection, name: str) -> str:
         wanted = getattr(like, column)
         if wanted is not None:
             parts.append(f"coalesce({column}, '') = {chosen.value(f'{name}_{column}', wanted)}")
-    return f"request_id IN (SELECT request_id FROM attempts WHERE {' AND '.join(parts)})"
+    return of_request(" AND ".join(parts) or "true")

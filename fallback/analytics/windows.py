@@ -70,6 +70,8 @@ class Filters:
 
     providers: tuple[str, ...] = ()
     """Of a request: it took part (asked first, answered, or in any attempt). Of an attempt or a state: it is the one."""
+    instances: tuple[str, ...] = ()
+    """Names of the processes that wrote the lines, those of states too. Lines without a name are left out by any."""
     routes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()

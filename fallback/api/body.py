@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,14 @@ from fallback.api.attend import CallerGoneError
 from fallback.api.errors import Refusal
 from fallback.api.parse import parse_object
 
-__all__ = ["headers_of", "read_object", "receive_object"]
+__all__ = ["headers_of", "read_object", "receive_object", "traceparent_of"]
 
 Headers = Mapping[bytes, bytes]
 
 # The rest of a body that is not read must not be taken for the next request.
 _CLOSE = {"connection": "close"}
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header; later versions may have more behind it, which is left out."""
 
 
 async def read_object(request: Request, *, may_be_empty: bool = False) -> dict[str, Any]:
@@ -28,6 +31,17 @@ async def read_object(request: Request, *, may_be_empty: bool = False) -> dict[s
 def headers_of(scope: Scope) -> Headers:
     """Return the headers by their names in small letters."""
     return dict(scope["headers"])
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """Return the caller's place in a trace; None where the header is missing or wrong."""
+    found = headers.get(b"traceparent")
+    if found is None:
+        return None
+    match = _TRACEPARENT.match(found)
+    if match is None or (len(found) > match.end() and (found[:2] == b"00" or found[match.end()] != ord("-"))):
+        return None
+    return match[0].decode()
 
 
 async def receive_object(

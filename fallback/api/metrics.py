@@ -281,6 +281,13 @@ class _Now:
         yield CounterMetricFamily(
             "fallback_log_failures", "Lines that could not be written.", value=wiring.log.failures
         )
+        telemetry = wiring.exporting.telemetry
+        exported = CounterMetricFamily(
+            "fallback_telemetry", "What became of what was to be exported.", labels=("fate",)
+        )
+        for fate in ("exported", "lost", "dropped"):
+            exported.add_metric((fate,), 0 if telemetry is None else getattr(telemetry, fate))
+        yield exported
         rules = self._rules()
         if rules is not None:
             yield from _server(rules)

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from fallback.api.attend import CallerGoneError, attended
-from fallback.api.body import read_object
+from fallback.api.body import headers_of, read_object, traceparent_of
 from fallback.api.encode import JsonResponse, answer_object, provider_object
 from fallback.api.errors import ErrorReply, Refusal, settle
 from fallback.api.openai import openai_routes
@@ -79,7 +79,13 @@ class _Generate:
             raise Refusal(400, "invalid_request", "stream must be true or false")
         state = request.state
         key_name = getattr(state, "api_key_name", None)
-        chat = chat_request(**given, source="api", request_id=state.request_id, api_key_name=key_name)
+        chat = chat_request(
+            **given,
+            source="api",
+            request_id=state.request_id,
+            api_key_name=key_name,
+            traceparent=traceparent_of(headers_of(request.scope)),
+        )
         router, closing = self._serving.router, self._serving.closing
         if stream:
             return EventStream(

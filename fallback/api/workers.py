@@ -177,6 +177,8 @@ def _work(task: Task, number: int, listener: socket.socket, ready: Connection) -
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    if task.count > 1:
+        settings = settings.of_worker(number)
 
     def started(_: ModelRouter) -> None:
         ease_collection()

@@ -127,6 +127,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     for name, text in (
         ("provider", "only what this provider took part in"),
+        ("instance", "only what this process wrote (INSTANCE_NAME)"),
         ("route", "only requests for this route"),
         ("source", "only requests from there, such as chat or api"),
     ):

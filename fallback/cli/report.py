@@ -33,7 +33,7 @@ def report(options: argparse.Namespace, screen: Screen) -> int:
         raise UsageError("--since: it lies behind --until")
     settings = load(configuration(options.config))
     try:
-        with Analytics(settings.log.folder) as analytics:
+        with Analytics(settings.log.folder, sources=settings.log.sources) as analytics:
             _read(analytics, screen)
             found = _gathered(analytics, options, (since, until), [one.name for one in settings.providers])
             _write(found, options, screen)
@@ -79,6 +79,7 @@ def _gathered(
     known = choices(analytics)
     filters = Filters(
         providers=_among("--provider", options.provider, (*configured, *known.providers)),
+        instances=_among("--instance", options.instance, known.instances),
         routes=_among("--route", options.route, known.routes),
         sources=_among("--source", options.source, known.sources),
         drills=options.drills,

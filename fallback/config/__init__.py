@@ -2,8 +2,9 @@
 
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
-and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API,
-`dashboard` who the dashboard. Nothing here opens a connection, looks at model weights
+and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `dashboard` who the dashboard,
+`log` what the process is called in its log and what logs are looked at, `telemetry` where traces and metrics go. Nothing here
+opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -26,8 +27,10 @@ from fallback.config.api import (
 )
 from fallback.config.dashboard import DASHBOARD_KEYS, read_dashboard
 from fallback.config.files import read_variables, read_yaml
+from fallback.config.log import read_instance, read_sources
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
+from fallback.config.telemetry import TelemetrySettings, read_telemetry
 from fallback.core.errors import ConfigError, Problem
 from fallback.core.policy import RoutingPolicy
 from fallback.providers.settings import ProviderSettings, Secret
@@ -40,6 +43,7 @@ __all__ = [
     "DashboardSettings",
     "LogSettings",
     "Settings",
+    "TelemetrySettings",
     "load",
 ]
 
@@ -54,6 +58,10 @@ class LogSettings:
     """Whether prompts and answers are written too."""
     rotate_bytes: int = 64 * 1024 * 1024
     """A new file is begun where the current one has grown larger."""
+    instance: str | None = None
+    """What this process is called in every line; None: nothing. `load` takes INSTANCE_NAME, else the name of the machine."""
+    sources: tuple[str, ...] = field(default=(), repr=False)
+    """USAGE_LOGS: what is looked at; none: what is in `folder`. An address may be a signed one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +84,15 @@ class Settings:
     """ALLOWED_HOSTS: the names under which the program is reached, beside localhost and addresses."""
     dashboard: DashboardSettings = field(default_factory=DashboardSettings)
     """Who may use the dashboard; by default whoever reaches it."""
+    telemetry: TelemetrySettings | None = None
+    """How traces and metrics are exported; None: they are not."""
     banner: str | None = None
     """What every page says above everything else. Not in the file: only the demo sets one."""
+
+    def of_worker(self, number: int) -> Settings:
+        """Return the settings of one of several processes that write the same log: they differ in the name of the instance."""
+        name = self.log.instance
+        return self if name is None else replace(self, log=replace(self.log, instance=f"{name}-{number}"))
 
 
 _SECONDS = Number(low=0, high=86_400, above=True)
@@ -151,21 +166,24 @@ def _settings(
     return Settings(
         providers=tuple(sorted(providers, key=lambda provider: provider.priority)),
         routing=_routing(top, [provider.name for provider in providers]),
-        log=_log(top, file.parent),
+        log=_log(top, file.parent, variables, problems),
         source=file,
         session_secret=Secret(variables["SESSION_SECRET"]) if "SESSION_SECRET" in variables else None,
         api=read_api(top),
         api_keys=read_api_keys(variables, file.parent, problems),
         allowed_hosts=read_allowed_hosts(variables, problems),
         dashboard=read_dashboard(top, variables, file.parent, problems),
+        telemetry=read_telemetry(variables, problems),
     )
 
 
-def _log(top: Section, folder: Path) -> LogSettings:
+def _log(top: Section, folder: Path, variables: Mapping[str, str], problems: list[Problem]) -> LogSettings:
     block = top.section("log", ACCEPTED_KEYS["log"])
     rotate_bytes = block.whole("rotate_bytes", Number(low=4096, high=1024**4, whole=True))
     return LogSettings(
         folder=resolved_path(block, "folder", folder) or folder / "logs",
+        instance=read_instance(variables, problems),
+        sources=read_sources(variables, folder, problems),
         **given(content=top.flag("log_content"), rotate_bytes=rotate_bytes),
     )
 

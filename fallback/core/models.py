@@ -61,6 +61,8 @@ class ChatRequest:
     """Who asks: python, api, chat, cli. For the usage log."""
     api_key_name: str | None = None
     """The name of the key that the caller showed, never the key; None where there was none. For the usage log."""
+    traceparent: str | None = None
+    """The caller's place in a trace (https://www.w3.org/TR/trace-context/). For the usage log; no provider gets it."""
 
     @property
     def token_budget(self) -> int | None:

@@ -275,6 +275,7 @@ class Exchange:
                 log_content=self._context.log_content,
                 prompt=self.request.messages,
                 api_key_name=self.request.api_key_name,
+                traceparent=self.request.traceparent,
                 **fields,
             ),
         )

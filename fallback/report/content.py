@@ -53,6 +53,7 @@ class Report:
             f"{name} {', '.join(values)}"
             for name, values in (
                 ("provider", self.filters.providers),
+                ("instance", self.filters.instances),
                 ("route", self.filters.routes),
                 ("source", self.filters.sources),
             )
@@ -73,6 +74,7 @@ def as_json(report: Report) -> str:
         "utc_offset_s": window.utc_offset_s,
         "filters": {
             "providers": report.filters.providers,
+            "instances": report.filters.instances,
             "routes": report.filters.routes,
             "sources": report.filters.sources,
             "drills": report.filters.drills,

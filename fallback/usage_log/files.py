@@ -16,7 +16,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["CURRENT_NAME", "day_of_first_line", "free_name", "rotated_files", "rotation_lock"]
+__all__ = ["CURRENT_NAME", "day_of_first_line", "free_name", "is_log_name", "rotated_files", "rotation_lock"]
 
 CURRENT_NAME = "usage.log"
 _LOCK_NAME = "usage.log.lock"
@@ -35,6 +35,11 @@ def rotated_files(folder: Path) -> list[Path]:
         return []
     found = [(match[1], int(match[2] or 1), name) for name in names if (match := _ROTATED.fullmatch(name))]
     return [folder / name for _, _, name in sorted(found)]
+
+
+def is_log_name(name: str) -> bool:
+    """Tell whether a file of that name is one of a log, rotated or not."""
+    return name == CURRENT_NAME or _ROTATED.fullmatch(name) is not None
 
 
 def free_name(folder: Path, day: str) -> Path:

@@ -95,12 +95,13 @@ def request_line(
     log_content: bool = False,
     prompt: Sequence[Message] | None = None,
     api_key_name: str | None = None,
+    traceparent: str | None = None,
 ) -> Line:
     """One request, after its last attempt.
 
     `answer` is given where the outcome is "ok"; `error_type` (a failure kind), `error_message` (redacted) and
     `http_status` where it is not, and are those of the failure that decided. `prompt` and the answer's text go into
-    the line where `log_content` is True, and only there; `api_key_name` says whose key it was. Tokens and cost are those of all attempts together.
+    the line where `log_content` is True, and only there; `api_key_name` says whose key it was, `traceparent` what trace the caller is in. Tokens and cost are those of all attempts together.
     """
     answering = next((report for report in reversed(attempts) if report.outcome == _OK), None)
     usage, cost_usd = (answer.usage, answer.cost_usd) if answer else _sums(attempts)
@@ -121,6 +122,7 @@ def request_line(
             "request_model": answer.model if answer else None,
             "response_model": answering.response_model if answer and answering else None,
             "api_key_name": api_key_name,
+            "traceparent": traceparent,
             "first_provider": attempts[0].provider if attempts else None,
             "attempts": len(attempts),
             "failovers": sum(report.role is Role.FAILOVER for report in attempts),

@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from fallback.api.attend import CallerGoneError, attended
-from fallback.api.body import headers_of, receive_object
+from fallback.api.body import headers_of, receive_object, traceparent_of
 from fallback.api.errors import ErrorReply, Refusal, settle
 from fallback.api.openai.chunks import Chunks
 from fallback.api.openai.completion import completion_reply
@@ -58,6 +58,7 @@ class _Completions:
             request_id=state["request_id"],
             deadline=headers.get(_DEADLINE),
             api_key_name=state.get("api_key_name"),
+            traceparent=traceparent_of(headers),
         )
         router, closing = self._serving.router, self._serving.closing
         if not asked.stream:

@@ -45,6 +45,7 @@ def wanted(
     request_id: str,
     deadline: bytes | None = None,
     api_key_name: str | None = None,
+    traceparent: str | None = None,
 ) -> Wanted:
     """Return what `body` asks for. `deadline` is the value of the header. Raises RequestError."""
     stream = body.get("stream")
@@ -70,6 +71,7 @@ def wanted(
         extra=extra,
         wire=True,
         api_key_name=api_key_name,
+        traceparent=traceparent,
     )
     return Wanted(chat=chat, stream=bool(stream), include_usage=_include_usage(body, bool(stream)))
 

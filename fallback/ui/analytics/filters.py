@@ -118,7 +118,8 @@ def show_filters(choices: Choices, now: float) -> Chosen:
 
 
 def _narrowing(choices: Choices) -> Filters:
-    with st.grid(4, min_column_width=150, gap="small", key="analytics_filters"):
+    several = len(choices.instances) > 1
+    with st.grid(5 if several else 4, min_column_width=150, gap="small", key="analytics_filters"):
         providers = _several(
             "Provider", "provider", choices.providers, "that took part: asked first, asked later, or answered"
         )
@@ -137,8 +138,17 @@ def _narrowing(choices: Choices) -> Filters:
             tuple(OUTCOMES),
             "the requests had; charts of single attempts (failovers, latency, failures, cost) do not look at it",
         )
+        # Where one process wrote everything there is nothing to choose from.
+        instances = (
+            _several(
+                "Instance", "instance", choices.instances, "of the processes with these names (INSTANCE_NAME)"
+            )
+            if several
+            else ()
+        )
     return Filters(
         providers=providers,
+        instances=instances,
         routes=routes,
         sources=sources,
         outcomes=tuple(OUTCOMES[name] for name in outcomes),

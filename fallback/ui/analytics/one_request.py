@@ -25,7 +25,8 @@ MOST_CHARACTERS = 8_000
 
 def show_request(shown: View, request_id: str, *, close: Callable[[], None]) -> None:
     """Draw the request of that id; `close` is called where the reader has seen enough."""
-    told, log = attempts(shown.analytics, request_id), lines(shown.analytics, request_id)
+    instances = shown.filters.instances
+    told, log = (ask(shown.analytics, request_id, instances) for ask in (attempts, lines))
     with st.container(border=True, key="analytics_request"):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(f"##### Request {plain(request_id)}", anchors=False, width="stretch")
@@ -44,6 +45,11 @@ def show_request(shown: View, request_id: str, *, close: Callable[[], None]) -> 
 
 
 def _show_attempts(shown: View, told: pd.DataFrame) -> None:
+    names = told["instance"].dropna().unique()
+    if len(names) > 1:
+        st.caption(
+            f"{plain(', '.join(names))} each have a request of this id. Choose one of them as the instance above to see its own alone."
+        )
     canvas = Canvas(window=shown.window, providers=(), dark=st.context.theme.type == "dark")
     drawn = attempts_chart(canvas, told)
     if drawn is None:
@@ -65,7 +71,7 @@ def _show_attempts(shown: View, told: pd.DataFrame) -> None:
 
 def _for_people(told: pd.DataFrame) -> pd.DataFrame:
     rows = told.to_dict("records")
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "#": told["attempt"],
             "Provider": told["provider"],
@@ -87,6 +93,9 @@ def _for_people(told: pd.DataFrame) -> pd.DataFrame:
             "Ended with": told["finish_reason"].fillna("—"),
         }
     )
+    if told["instance"].notna().any():
+        table.insert(0, "Instance", told["instance"].fillna("—"))
+    return table
 
 
 def _role(row: dict[Any, Any]) -> str:

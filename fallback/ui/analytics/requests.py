@@ -133,8 +133,14 @@ def _for_people(frame: pd.DataFrame) -> pd.DataFrame:
             "Request": frame["request_id"].fillna("—"),
         }
     )
+    if frame["instance"].nunique() > 1:
+        table.insert(1, "Instance", frame["instance"].fillna("—"))
     if frame["drill"].any():
-        table.insert(2, "Drill", ["drill" if drilled else "" for drilled in frame["drill"]])
+        table.insert(
+            list(table.columns).index("Outcome") + 1,
+            "Drill",
+            ["drill" if drilled else "" for drilled in frame["drill"]],
+        )
     return table
 
 
