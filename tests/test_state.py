@@ -35,6 +35,7 @@ from fallback.state import (
     Value,
     keep_latest,
 )
+from fallback.state.claims import Claims
 from fallback.state.exchange import LOCKED_S, RETRY_S, Exchange
 from fallback.state.ledger import Ledger, settle
 from fallback.testing import FakeClock
@@ -461,7 +462,8 @@ class Desk:
         wall: Callable[[], float] | None = None,
     ) -> None:
         self.ledger = Ledger(instance=name, merge=merge, wall=wall or clock.wall)
-        self.exchange = Exchange(path, self.ledger, wall=wall or clock.wall, clock=clock)
+        self.claims = Claims(clock=clock)
+        self.exchange = Exchange(path, self.ledger, self.claims, wall=wall or clock.wall, clock=clock)
 
     def put(self, key: str, value: Value) -> None:
         self.ledger.put(key, value, by="Ada")

@@ -10,12 +10,13 @@ file, `exchange` one round between the two, `sqlite` the thread around it. docs/
 What may not live here: what the entries mean (the router knows), prompts, answers, and keys of any kind.
 """
 
-from fallback.state.entry import JSON, Entry, Merge, OnChange, StateStore, Value, keep_latest
+from fallback.state.entry import JSON, Claim, Entry, Merge, OnChange, StateStore, Value, keep_latest
 from fallback.state.memory import MemoryStateStore
 from fallback.state.sqlite import SQLiteStateStore
 
 __all__ = [
     "JSON",
+    "Claim",
     "Entry",
     "MemoryStateStore",
     "Merge",

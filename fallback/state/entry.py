@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 __all__ = [
     "JSON",
+    "Claim",
     "Entry",
     "Merge",
     "OnChange",
@@ -65,6 +66,20 @@ def keep_latest(existing: Entry | None, value: Value) -> Value:  # noqa: ARG001 
     return value
 
 
+class Claim(Protocol):
+    """The right to do something that one process at a time shall do. Of one owner, and safe for threads."""
+
+    def take(self) -> bool:
+        """Ask for it, and return whether this owner may go on: False where another one, in whatever process, has it.
+
+        May wait for a disk or a server, 1.5 seconds at most; True as well where nobody can say. It lasts until it is
+        given back, or until a few seconds after the end of the process. Taking what one has changes nothing.
+        """
+
+    def give_back(self) -> None:
+        """Let others have it. Waits for nothing, and changes nothing where it was not taken."""
+
+
 class StateStore(Protocol):
     """A map that all processes share. Nothing but a wrong argument raises: see `warning`."""
 
@@ -89,6 +104,9 @@ class StateStore(Protocol):
         without locks held, on a thread of the store's own. A put of this process may overtake the call: what counts
         is `entries()`, so look there, under the lock that you also put under.
         """
+
+    def claim(self, name: str) -> Claim:
+        """Return a claim on `name` for one owner, not taken yet."""
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until everything put is written; False where that takes longer than `timeout_s` seconds."""

@@ -18,8 +18,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fallback.state.claims import Claims
 from fallback.state.entry import Entry
-from fallback.state.file import Busy, Damaged, StateFile, Unfit, is_busy, is_damage, open_file
+from fallback.state.file import Busy, Damaged, FileClaims, StateFile, Unfit, is_busy, is_damage, open_file
 from fallback.state.ledger import Ledger
 
 __all__ = ["LOCKED_S", "RETRY_S", "Exchange"]
@@ -33,18 +34,25 @@ _FAILURES = (OSError, sqlite3.Error, Busy, Damaged, Unfit)
 
 
 class Exchange:
-    """Keeps `ledger` and the file at `path` the same. For one thread at a time.
+    """Keeps `ledger` and the file at `path` the same, and sees to `claims`. For one thread at a time.
 
     `wall` gives Unix seconds, for what is too old to keep; `clock` monotonic ones, for the pauses.
     """
 
     def __init__(
-        self, path: Path, ledger: Ledger, *, wall: Callable[[], float], clock: Callable[[], float]
+        self,
+        path: Path,
+        ledger: Ledger,
+        claims: Claims,
+        *,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self.loaded = False
         """Whether the file has been read once."""
         self._path = path
         self._ledger = ledger
+        self._claims = claims
         self._wall = wall
         self._clock = clock
         self._file: StateFile | None = None
@@ -57,6 +65,11 @@ class Exchange:
         self._notice: str | None = None
         self._retry_at = 0.0
         self._busy_since: float | None = None
+
+    @property
+    def out(self) -> bool:
+        """Whether the file cannot be used just now."""
+        return self._trouble is not None
 
     @property
     def warning(self) -> str | None:
@@ -77,7 +90,8 @@ class Exchange:
         if self._file is not None and (self._file.moved() or (due and self._trouble is not None)):
             self.drop()
         changed: list[Entry] = []
-        well = due and self._tried(self._write, changed, now)
+        # Claims come after the write: who gets one that was given back finds what its owner put before.
+        well = due and self._tried(self._write, changed, now) and self._tried(self._claim, changed, now)
         if self._file is not None and not self._tried(self._read, changed, now):
             well = False
             self.drop()
@@ -152,6 +166,10 @@ class Exchange:
         )
         self._seen = written.revision
         self._taken_in()
+
+    def _claim(self, _changed: list[Entry]) -> None:
+        if self._file is not None:
+            self._claims.round(FileClaims(self._file, self._wall))
 
     def _read(self, changed: list[Entry]) -> None:
         if self._file is None:

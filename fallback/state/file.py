@@ -29,7 +29,17 @@ from fallback.state.ledger import Put, settle
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Busy", "Damaged", "StateFile", "Unfit", "Written", "is_busy", "is_damage", "open_file"]
+__all__ = [
+    "Busy",
+    "Damaged",
+    "FileClaims",
+    "StateFile",
+    "Unfit",
+    "Written",
+    "is_busy",
+    "is_damage",
+    "open_file",
+]
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4C4C4653
@@ -58,6 +68,10 @@ _SCHEMA = (
     )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+# Made with the first claim: files that were begun before there were claims do not have it.
+_CLAIMS = (
+    "CREATE TABLE IF NOT EXISTS claims (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL)"
 )
 _COLUMNS = 'revision, "key", value, "by", at, origin'
 
@@ -182,6 +196,33 @@ class StateFile:
             revision = self._number("SELECT coalesce(max(revision), 0) FROM entries")
         return Written(stored=stored, others=others, revision=revision)
 
+    def claim(self, name: str, owner: str, *, now: float, until: float) -> bool:
+        """Let `owner` have the claim `name` until `until` (Unix seconds); False where another one has it.
+
+        Raises sqlite3.Error.
+        """
+        with self._transaction():
+            self._connection.execute(_CLAIMS)
+            # Far ahead it was put before the clock was set back.
+            self._connection.execute(
+                "DELETE FROM claims WHERE until <= ? OR until > ?", (now, now + 2 * (until - now))
+            )
+            self._connection.execute(
+                "INSERT INTO claims VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET until = excluded.until WHERE owner = excluded.owner",
+                (name, owner, until),
+            )
+            (holder,) = self._connection.execute(
+                "SELECT owner FROM claims WHERE name = ?", (name,)
+            ).fetchone()
+        return bool(holder == owner)
+
+    def unclaim(self, name: str, owner: str) -> None:
+        """Take the claim `name` from `owner`. Raises sqlite3.Error."""
+        with self._transaction():
+            self._connection.execute(_CLAIMS)
+            self._connection.execute("DELETE FROM claims WHERE name = ? AND owner = ?", (name, owner))
+
     def _begin(self) -> str:
         tables = self._number("SELECT count(*) FROM sqlite_master")
         application = self._number("PRAGMA application_id")
@@ -252,6 +293,27 @@ class StateFile:
             if self._connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
+
+
+class FileClaims:
+    """The claims in a file, as `claims.Claims` asks for them. `wall` gives Unix seconds."""
+
+    def __init__(self, file: StateFile, wall: Callable[[], float]) -> None:
+        self._file = file
+        self._wall = wall
+
+    def take(self, name: str, owner: str, hold_s: float) -> bool:
+        """Grant `name` to `owner` for `hold_s` seconds; False where another one has it. Raises sqlite3.Error."""
+        now = self._wall()
+        return self._file.claim(name, owner, now=now, until=now + hold_s)
+
+    def keep(self, name: str, owner: str, hold_s: float) -> None:
+        """Let `owner` have it for longer, where nobody else has it by now. Raises sqlite3.Error."""
+        self.take(name, owner, hold_s)
+
+    def free(self, name: str, owner: str) -> None:
+        """Let everybody have `name`, where it is `owner` who has it. Raises sqlite3.Error."""
+        self._file.unclaim(name, owner)
 
 
 def _entry(row: Sequence[object]) -> Entry | None:

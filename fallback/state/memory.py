@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from fallback.state.entry import (
+    Claim,
     Entry,
     Merge,
     OnChange,
@@ -34,6 +35,25 @@ class _Board:
         self.revision = 0
         self.live: Mapping[str, Entry] | None = None
         self.watching: dict[int, OnChange] = {}
+        self.claimed: dict[str, object] = {}
+        """By name who has it."""
+
+
+class _Claim:
+    """A claim on a name of one board; see `entry.Claim`."""
+
+    def __init__(self, board: _Board, name: str) -> None:
+        self._board = board
+        self._name = name
+
+    def take(self) -> bool:
+        with self._board.lock:
+            return self._board.claimed.setdefault(self._name, self) is self
+
+    def give_back(self) -> None:
+        with self._board.lock:
+            if self._board.claimed.get(self._name) is self:
+                del self._board.claimed[self._name]
 
 
 class MemoryStateStore:
@@ -102,6 +122,10 @@ class MemoryStateStore:
         present = sorted(self.entries().values(), key=lambda entry: entry.revision)
         if present:
             on_change(present)
+
+    def claim(self, name: str) -> Claim:
+        """Return a claim on `name` for one owner, not taken yet."""
+        return _Claim(self._board, name)
 
     def flush(self, timeout_s: float = 2.0) -> bool:  # noqa: ARG002 - part of the protocol
         """Return True: nothing is ever left to write."""
