@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 __all__ = [
     "JSON",
+    "TOMBSTONE_S",
     "Claim",
     "Entry",
     "Merge",
@@ -33,6 +34,8 @@ Value: TypeAlias = Mapping[str, JSON] | None
 MAX_KEY_CHARS = 1000
 MAX_BY_CHARS = 200
 MAX_VALUE_BYTES = 64 * 1024
+TOMBSTONE_S = 86_400.0
+"""How long a deletion is kept, so that every process hears of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

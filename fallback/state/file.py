@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fallback.state.entry import Entry, Merge, decoded_value, encoded_value
+from fallback.state.entry import TOMBSTONE_S, Entry, Merge, decoded_value, encoded_value
 from fallback.state.ledger import Put, settle
 
 if sys.platform != "win32":
@@ -45,8 +45,6 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4C4C4653
 """Marks a SQLite file as one of these, in its header."""
 
-TOMBSTONE_S = 86_400.0
-"""How long a deletion is kept, so that every process hears of it."""
 MAX_SET_ASIDE = 5
 """Damaged files that are kept; the oldest goes first."""
 

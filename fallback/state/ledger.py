@@ -119,15 +119,35 @@ class Ledger:
                 self._note(entry, changed)
         return changed
 
-    def take_in(self, stored: Sequence[Entry], *, everything: bool = False) -> list[Entry]:
+    def missing(self, stored: Mapping[str, Entry], *, tombstones_since: float) -> Sequence[Entry]:
+        """Return what was written once and the store does not hold, or only as it was before.
+
+        Deletions from before `tombstones_since` (Unix seconds) are forgotten for good.
+        """
+        with self.lock:
+            return [
+                entry
+                for key, entry in self._entries.items()
+                if key not in self._pending
+                and entry.revision > (stored[key].revision if key in stored else 0)
+                and (entry.value is not None or entry.at >= tombstones_since)
+            ]
+
+    def take_in(
+        self, stored: Sequence[Entry], *, everything: bool = False, newer: bool = False
+    ) -> list[Entry]:
         """Take note of entries that the store holds. Returns those that are news.
 
-        `everything`: the store holds nothing else, so whatever else is known is gone.
+        `everything`: the store holds nothing else, so whatever else is known is gone. `newer`: what is known with a higher
+        revision stays.
         """
         changed: list[Entry] = []
         with self.lock:
             for entry in stored:
-                if entry.key not in self._pending:
+                known = self._entries.get(entry.key)
+                if entry.key not in self._pending and not (
+                    newer and known is not None and known.revision > entry.revision
+                ):
                     self._note(entry, changed)
             if everything:
                 for key in self._entries.keys() - {entry.key for entry in stored} - self._pending.keys():
