@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_server import RedisServer
 
 from fallback.state import (
     JSON,
@@ -134,13 +135,33 @@ class OneFile(Machine):
         return SQLiteStateStore(self.path, instance=instance, merge=merge, poll_s=0.01, wall=wall)
 
 
-KINDS = ["memory", "sqlite"]
+class OneServer(Machine):
+    """Stores on one Redis server."""
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__()
+        self.server = server
+        self.prefix = f"test{next(PREFIXES)}:"
+
+    def make(self, instance: str, merge: Merge, wall: Callable[[], float]) -> StateStore:
+        return self.server.store(instance, prefix=self.prefix, merge=merge, wall=wall)
+
+
+PREFIXES = itertools.count()
+KINDS = ["memory", "sqlite", "redis"]
 
 
 @contextlib.contextmanager
-def machine_of(kind: str) -> Iterator[Machine]:
+def machine_of(kind: str, request: pytest.FixtureRequest) -> Iterator[Machine]:
     with tempfile.TemporaryDirectory() as folder:
-        machine: Machine = OneMemory() if kind == "memory" else OneFile(Path(folder, "state.sqlite"))
+        machine: Machine
+        match kind:
+            case "memory":
+                machine = OneMemory()
+            case "sqlite":
+                machine = OneFile(Path(folder, "state.sqlite"))
+            case _:
+                machine = OneServer(request.getfixturevalue("shared_redis"))
         try:
             yield machine
         finally:
@@ -149,7 +170,7 @@ def machine_of(kind: str) -> Iterator[Machine]:
 
 @pytest.fixture(params=KINDS)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with machine_of(request.param) as machine:
+    with machine_of(request.param, request) as machine:
         yield machine
 
 
@@ -424,6 +445,47 @@ def test_all_is_well_means_no_warning(machine: Machine) -> None:
     assert store.warning is None
 
 
+def test_one_owner_at_a_time_has_a_claim(machine: Machine) -> None:
+    one, _ = machine.started("a")
+    two, _ = machine.started("b")
+    first, second, beside = one.claim("probe/x"), two.claim("probe/x"), one.claim("probe/x")
+    assert first.take()
+    assert first.take()
+    assert not second.take()
+    assert not beside.take(), "of one process too only one owner has it"
+    assert two.claim("probe/y").take()
+    second.give_back()
+    assert not second.take(), "what another one has cannot be given back"
+    first.give_back()
+    until(second.take)
+    assert not first.take()
+
+
+def test_who_gets_a_claim_knows_what_its_last_owner_put(machine: Machine) -> None:
+    one, _ = machine.started("a")
+    two, heard = machine.started("b")
+    for n in range(5):
+        first, second = one.claim("probe/x"), two.claim("probe/x")
+        until(first.take)
+        one.put("breaker/x", {"n": n}, by="a")
+        first.give_back()
+        until(second.take)
+        assert heard.values[-1] == ("breaker/x", {"n": n})
+        second.give_back()
+
+
+def test_a_closed_store_gives_its_claims_back_and_stops_nobody(machine: Machine) -> None:
+    one, _ = machine.started("a")
+    two, _ = machine.started("b")
+    claim = one.claim("probe/x")
+    assert claim.take()
+    if not isinstance(one, MemoryStateStore):
+        one.close()
+        until(two.claim("probe/x").take)
+        assert one.claim("probe/x").take(), "it can ask nobody any more"
+    claim.give_back()
+
+
 KEYS = st.sampled_from(["switch/x", "breaker/x", "breaker/y"])
 PUT_VALUES = st.none() | st.integers(0, 20).map(lambda n: {"until": float(n)})
 PUTS = st.lists(st.tuples(st.integers(0, 1), KEYS, PUT_VALUES, st.booleans()), max_size=30)
@@ -433,9 +495,9 @@ PUTS = st.lists(st.tuples(st.integers(0, 1), KEYS, PUT_VALUES, st.booleans()), m
 @settings(max_examples=25, deadline=None)
 @given(puts=PUTS)
 def test_two_processes_agree_after_any_interleaving_of_puts(
-    kind: str, puts: list[tuple[int, str, Value, bool]]
+    kind: str, request: pytest.FixtureRequest, puts: list[tuple[int, str, Value, bool]]
 ) -> None:
-    with machine_of(kind) as machine:
+    with machine_of(kind, request) as machine:
         stores = [machine.started(name, merge=longest)[0] for name in "ab"]
         for who, key, value, flush in puts:
             stores[who].put(key, value, by="Ada")

@@ -27,7 +27,7 @@ from fallback.state.sharing import CLOSE_S, SharedStateStore
 
 __all__ = ["RedisStateStore"]
 
-LISTEN_S = 0.25
+LISTEN_S = 0.1
 """How long the end of the store may go unnoticed by the thread that listens."""
 
 
