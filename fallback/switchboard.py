@@ -27,7 +27,7 @@ from fallback.core.breaker import BreakerState
 from fallback.core.roster import Roster, Simulation, StateChange
 from fallback.drills import Drill, DrillBoard, DrillKind, drill_from_json, preset
 from fallback.providers.settings import ProviderSettings
-from fallback.state import Entry, StateStore, Value
+from fallback.state import Claim, Entry, StateStore, Value
 
 __all__ = ["Switchboard", "settled"]
 
@@ -168,6 +168,10 @@ class Switchboard:
                     self._store.put(key, self._stored(state), by="router")
                 elif key in self._store.entries():
                     self._store.put(key, None, by="router")
+
+    def turn(self, provider: str) -> Claim:
+        """Return the claim that a probe of `provider` takes: of all programs that share the store one looks at a time."""
+        return self._store.claim(f"probe/{provider}")
 
     def sweep(self) -> None:
         """Take note of drills that have come to their end. Of all programs that share the store one tells of it."""

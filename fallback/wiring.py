@@ -224,7 +224,7 @@ def assemble(
         providers=settings.providers,
         roster=roster,
         board=board,
-        store=store or SQLiteStateStore(settings.log.folder / "state.sqlite", merge=settled, wall=wall),
+        store=store or _store(settings, wall),
         record=tell,
         clock=clock,
         wall=wall,
@@ -234,6 +234,7 @@ def assemble(
         roster=roster,
         record=append,
         changed=switchboard.changed,
+        turn=switchboard.turn,
         clock=clock,
         wall=wall,
         log_content=settings.log.content,
@@ -275,6 +276,16 @@ def _each(record: Record) -> Callable[..., None]:
             record(line)
 
     return write
+
+
+def _store(settings: Settings, wall: Callable[[], float]) -> StateStore:
+    server = settings.state
+    if server is None:
+        return SQLiteStateStore(settings.log.folder / "state.sqlite", merge=settled, wall=wall)
+    # Here, because most programs share a file, and the client library takes its time.
+    from fallback.state.redis_store import RedisStateStore
+
+    return RedisStateStore(server.url, place=server.place, prefix=server.prefix, merge=settled, wall=wall)
 
 
 def _slot(provider: BaseProvider) -> SlotSpec:

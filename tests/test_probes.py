@@ -11,7 +11,7 @@ from fallback.core.breaker import AHEAD_S
 from fallback.core.errors import FailureKind, Phase
 from fallback.core.models import Role
 from fallback.core.policy import RoutingPolicy
-from fallback.loop import ProbeCourse, Send, Sleep
+from fallback.loop import Aside, ProbeCourse, Send, Sleep
 from fallback.testing import (
     AsyncScriptedTransport,
     FakeClock,
@@ -150,7 +150,9 @@ def test_a_booked_probe_waits_until_the_end_and_then_looks(scene: Scene) -> None
     course = booked(scene).run()
     assert next(course) == Sleep(2.0)
     scene.clock.now = 10.0
-    assert isinstance(next(course), Send)
+    turn = next(course)
+    assert isinstance(turn, Aside)
+    assert isinstance(course.send(turn.work()), Send)
     course.close()
     assert scene.roster.permits_open == 0
 

@@ -3,8 +3,8 @@
 Theory of operation: `load` reads the file once from top to bottom, notes every problem with its path, and raises them
 together; only a file without one becomes settings. `files` turns files into plain values, `section` reads one mapping
 and notes what is wrong, `providers` knows what a provider is, `api` who may use the HTTP API, `dashboard` who the dashboard,
-`log` what the process is called in its log and what logs are looked at, `telemetry` where traces and metrics go. Nothing here
-opens a connection, looks at model weights
+`log` what the process is called in its log and what logs are looked at, `state` where state is shared, `telemetry` where traces
+and metrics go. Nothing here opens a connection, looks at model weights
 or changes the environment. docs/configuration.md describes every key for the people who write them.
 """
 
@@ -30,6 +30,7 @@ from fallback.config.files import read_variables, read_yaml
 from fallback.config.log import read_instance, read_sources
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
 from fallback.config.section import MAX_SHOWN_CHARS, Number, Section, given, nearest, resolved_path, shown
+from fallback.config.state import StateServer, read_state_server
 from fallback.config.telemetry import TelemetrySettings, read_telemetry
 from fallback.core.errors import ConfigError, Problem
 from fallback.core.policy import RoutingPolicy
@@ -43,6 +44,7 @@ __all__ = [
     "DashboardSettings",
     "LogSettings",
     "Settings",
+    "StateServer",
     "TelemetrySettings",
     "load",
 ]
@@ -86,6 +88,8 @@ class Settings:
     """Who may use the dashboard; by default whoever reaches it."""
     telemetry: TelemetrySettings | None = None
     """How traces and metrics are exported; None: they are not."""
+    state: StateServer | None = None
+    """STATE_URL: where switches and cooldowns are shared; None: in a file beside the usage log."""
     banner: str | None = None
     """What every page says above everything else. Not in the file: only the demo sets one."""
 
@@ -174,6 +178,7 @@ def _settings(
         allowed_hosts=read_allowed_hosts(variables, problems),
         dashboard=read_dashboard(top, variables, file.parent, problems),
         telemetry=read_telemetry(variables, problems),
+        state=read_state_server(variables, problems),
     )
 
 

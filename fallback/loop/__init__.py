@@ -7,6 +7,7 @@ Theory of operation: a course yields what has to be done and is sent what came o
     Close()              -> None
     Sleep(seconds)       -> None
     Probe(permit)        -> None; a small call that nobody waits for is to be begun beside this one
+    Aside(work)          -> what the work returns; it may wait for a disk or a server, and keeps no event loop waiting
     any Event            -> None; it is for the caller
 
 An `Exchange` is the course of a request: it ends by returning after `Finished`, or by raising a NoAnswerError. A
@@ -20,12 +21,13 @@ exceptions for a request without an answer.
 What may not live here: connections and threads (transport), what a failure leads to (core).
 """
 
-from fallback.loop.commands import Close, Command, Probe, Read, RoutingContext, Send, Sleep
+from fallback.loop.commands import Aside, Close, Command, Probe, Read, RoutingContext, Send, Sleep, Turn
 from fallback.loop.exchange import Exchange
 from fallback.loop.probe import ProbeCourse
 from fallback.loop.states import change_lines
 
 __all__ = [
+    "Aside",
     "Close",
     "Command",
     "Exchange",
@@ -35,5 +37,6 @@ __all__ = [
     "RoutingContext",
     "Send",
     "Sleep",
+    "Turn",
     "change_lines",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fallback.core.models import Event
 from fallback.core.roster import Permit, Roster, StateChange
 from fallback.providers.base import BaseProvider, WireRequest
 
-__all__ = ["Close", "Command", "Probe", "Read", "RoutingContext", "Send", "Sleep"]
+__all__ = ["Aside", "Close", "Command", "Probe", "Read", "RoutingContext", "Send", "Sleep", "Turn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,24 @@ class Probe:
     permit: Permit
 
 
-Command = Send | Read | Close | Sleep | Probe | Event
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Do `work`, which may wait for a disk or a server, where it keeps no event loop waiting; the answer is its result."""
+
+    work: Callable[[], object]
+
+
+Command = Send | Read | Close | Sleep | Probe | Aside | Event
+
+
+class Turn(Protocol):
+    """The right of one probe to look at a provider, among all processes that share what they know."""
+
+    def take(self) -> bool:
+        """Return whether this probe may look now. May wait for a disk or a server, for a second or two."""
+
+    def give_back(self) -> None:
+        """Let others look. Waits for nothing, and changes nothing where it was not taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +82,6 @@ class RoutingContext:
     """Seconds of a monotonic clock."""
     wall: Callable[[], float]
     """Unix time in seconds."""
+    turn: Callable[[str], Turn]
+    """Gives the turn that a probe of a provider, by its name, has to take first."""
     log_content: bool = False

@@ -2,6 +2,9 @@
 
 It is written to the usage log as an attempt of the source `probe`, and belongs to no request. Nobody hears of it otherwise
 but the roster, which takes the provider back or lets it rest on.
+
+Of all processes that share what they know one looks at a time: a probe takes its `Turn` first, and while another process has
+it waits to hear what was found there.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from fallback.core.plan import CANCELLED, Try
 from fallback.core.policy import judge
 from fallback.core.roster import Permit
 from fallback.loop.call import Call
-from fallback.loop.commands import Command, RoutingContext, Sleep
+from fallback.loop.commands import Aside, Command, RoutingContext, Sleep
 from fallback.loop.reports import attempt_report
 from fallback.providers.decode import Decoded
 from fallback.usage_log import attempt_line
@@ -24,6 +27,10 @@ __all__ = ["ProbeCourse"]
 PROMPT = "Reply with the word OK."
 MAX_TOKENS = 1
 TOTAL_S = 20.0
+TURN_S = 1.0
+"""How long to wait while another process looks, before asking again or hearing what it found."""
+LAST_TURN_S = 60.0
+"""How long after its time a probe that never got its turn is given up; the next request begins another one."""
 
 
 class ProbeCourse:
@@ -53,6 +60,7 @@ class ProbeCourse:
                 patience_s=patience_s,
             ),
         )
+        self._turn = context.turn(permit.candidate.provider)
         self._settled = False
 
     def run(self) -> Generator[Command, Any, None]:
@@ -64,9 +72,25 @@ class ProbeCourse:
                 yield Sleep(early_s)
                 if not self._context.roster.stands(permit):
                     return
-            yield from self._look()
+            if (yield from self._get_turn()):
+                yield from self._look()
         finally:
             self.abandon()
+
+    def _get_turn(self) -> Generator[Command, Any, bool]:
+        """Wait until no other process looks. Returns whether there is still something to be found out then.
+
+        The permit is kept meanwhile, so that no request begins another probe.
+        """
+        permit, context = self._step.permit, self._context
+        if permit.drilled:
+            return True  # what a drill leads to is nobody else's
+        until = context.clock() + LAST_TURN_S
+        while not (yield Aside(self._turn.take)):
+            yield Sleep(TURN_S)
+            if not context.roster.stands(permit) or context.clock() >= until:
+                return False
+        return context.roster.stands(permit)
 
     def _look(self) -> Generator[Command, Any, None]:
         permit = self._step.permit
@@ -86,10 +110,12 @@ class ProbeCourse:
                 self._settle(call, CANCELLED)
 
     def abandon(self) -> None:
-        """Settle the permit of a probe that was never made, without a line in the log. Changes nothing otherwise."""
+        """Settle the permit of a probe that was never made, without a line in the log, and let others look."""
         if not self._settled:
             self._settled = True
             self._context.roster.settle(self._step.permit, None, CANCELLED, self._context.clock())
+        # After what was found out has been put: whoever looks next knows it.
+        self._turn.give_back()
 
     def _settle(self, call: Call, outcome: Any) -> None:
         self._settled = True

@@ -10,7 +10,7 @@ from fallback.core.errors import TransportError
 from fallback.core.models import Answer, ChatRequest, Event, Finished, Message
 from fallback.core.roster import Permit
 from fallback.intake import chat_request
-from fallback.loop import Close, Exchange, Probe, ProbeCourse, Read, Send, Sleep
+from fallback.loop import Aside, Close, Exchange, Probe, ProbeCourse, Read, Send, Sleep
 from fallback.router.base import BaseRouter, BeginProbe, Config, Course
 from fallback.transport import AsyncResponse, AsyncTransport
 
@@ -59,30 +59,29 @@ async def _drive_async(
             except StopIteration:
                 return
             result = None
-            match command:
-                case Send():
-                    try:
+            try:
+                match command:
+                    case Send():
                         response = await transport.send(
                             command.request, connect_s=command.connect_s, limit_s=command.limit_s
                         )
                         result = response.head
-                    except TransportError as error:
-                        result = error
-                case Read() if response is not None:
-                    try:
+                    case Read() if response is not None:
                         result = await response.read(command.limit_s)
-                    except TransportError as error:
-                        result = error
-                case Close() | Read():
-                    if response is not None:
-                        await response.close()
-                    response = None
-                case Sleep():
-                    await sleep(command.seconds)
-                case Probe():
-                    probe(command.permit)
-                case _:
-                    yield command
+                    case Close() | Read():
+                        if response is not None:
+                            await response.close()
+                        response = None
+                    case Sleep():
+                        await sleep(command.seconds)
+                    case Probe():
+                        probe(command.permit)
+                    case Aside():
+                        result = await asyncio.to_thread(command.work)
+                    case _:
+                        yield command
+            except TransportError as error:
+                result = error
     finally:
         if response is not None:
             response.abort()

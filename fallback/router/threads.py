@@ -10,7 +10,7 @@ from fallback.core.errors import TransportError
 from fallback.core.models import Answer, ChatRequest, Event, Finished, Message
 from fallback.core.roster import Permit
 from fallback.intake import chat_request
-from fallback.loop import Close, Exchange, Probe, Read, Send, Sleep
+from fallback.loop import Aside, Close, Exchange, Probe, Read, Send, Sleep
 from fallback.router.base import BaseRouter, BeginProbe, Config, Course
 from fallback.transport import Cancellation, Response, Transport
 
@@ -66,9 +66,9 @@ def _drive(
             except StopIteration:
                 return
             result = None
-            match command:
-                case Send():
-                    try:
+            try:
+                match command:
+                    case Send():
                         response = transport.send(
                             command.request,
                             connect_s=command.connect_s,
@@ -76,23 +76,22 @@ def _drive(
                             cancellation=cancellation,
                         )
                         result = response.head
-                    except TransportError as error:
-                        result = error
-                case Read() if response is not None:
-                    try:
+                    case Read() if response is not None:
                         result = response.read(command.limit_s)
-                    except TransportError as error:
-                        result = error
-                case Close() | Read():
-                    if response is not None:
-                        response.close()
-                    response = None
-                case Sleep():
-                    sleep(command.seconds)
-                case Probe():
-                    probe(command.permit)
-                case _:
-                    yield command
+                    case Close() | Read():
+                        if response is not None:
+                            response.close()
+                        response = None
+                    case Sleep():
+                        sleep(command.seconds)
+                    case Probe():
+                        probe(command.permit)
+                    case Aside():
+                        result = command.work()
+                    case _:
+                        yield command
+            except TransportError as error:
+                result = error
     finally:
         if response is not None:
             cancellation.cancel()  # nobody reads the rest: the provider is to stop at once
