@@ -94,6 +94,18 @@ end
 _FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
+_REFUSALS: Mapping[str, str] = {
+    "NOAUTH": "it asks for a password",
+    "NOPERM": "its user may not do what is needed",
+    "OOM": "its memory is full",
+    "READONLY": "it is a replica that takes no writes",
+    "MISCONF": "it cannot save its data and takes no writes",
+    "NOREPLICAS": "too few of its replicas are there",
+    "MASTERDOWN": "it is a replica without its primary",
+    **dict.fromkeys(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT"), "it is a cluster, which is not supported"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """One key of a write."""
@@ -149,6 +161,8 @@ class Server:
         self._changes = f"{prefix}changes"
         self._claims = f"{prefix}claim:"
         self._read: dict[bytes, tuple[bytes, Entry | None]] = {}
+        self._spoilt: dict[bytes, str] = {}
+        """The revisions that the script finds where nobody else would."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -160,7 +174,9 @@ class Server:
 
     def everything(self) -> Stored:
         """Return all that the server holds."""
-        with self._client.pipeline(transaction=True) as pipeline:
+        # No transaction: a server without memory refuses those. The stamp comes first, so at worst what was written between
+        # the two is read twice.
+        with self._client.pipeline(transaction=False) as pipeline:
             pipeline.get(self._stamp)
             pipeline.hgetall(self._entries)
             stamp, fields = pipeline.execute()
@@ -171,6 +187,9 @@ class Server:
             self._read[key] = (
                 known if known is not None and known[0] == record else (record, _entry(key, record))
             )
+        self._spoilt = {
+            key: _revision(record) for key, (record, entry) in self._read.items() if entry is None
+        }
         entries = [entry for _, entry in self._read.values() if entry is not None]
         return Stored(stamp=_text(stamp), entries={entry.key: entry for entry in entries})
 
@@ -178,11 +197,16 @@ class Server:
         """Write all of `writes`, or none where one of the keys has another revision than expected."""
         arguments: list[str] = [self._changes]
         for write in writes:
-            arguments += [write.key, str(write.expected), *_wanted(write)]
+            expected = str(write.expected or self._spoilt.get(write.key.encode(), 0))
+            arguments += [write.key, expected, *_wanted(write)]
         reply = self._client.eval(_WRITE, 2, self._entries, self._stamp, *arguments)
         if not reply[0]:
-            pairs = zip(reply[1][::2], reply[1][1::2], strict=True)
-            return Written(entries={}, standing={key.decode(): _entry(key, record) for key, record in pairs})
+            standing: dict[str, Entry | None] = {}
+            for key, record in zip(reply[1][::2], reply[1][1::2], strict=True):
+                entry = standing[key.decode()] = _entry(key, record)
+                if entry is None:
+                    self._spoilt[key] = _revision(record)
+            return Written(entries={}, standing=standing)
         _, before, after, revisions = reply
         entries = {
             write.key: replace(write.entry, revision=int(revision))
@@ -217,14 +241,16 @@ def described(error: BaseException) -> str:
     match error:
         case BusyLoadingError():
             return "it is loading its data"
+        case AuthenticationError() if "required" in str(error):
+            return _REFUSALS["NOAUTH"]
         case AuthenticationError() | AuthorizationError():
             return "user name or password are wrong"
         case NoPermissionError():
-            return "its user may not do what is needed"
+            return _REFUSALS["NOPERM"]
         case OutOfMemoryError():
-            return "its memory is full"
+            return _REFUSALS["OOM"]
         case ReadOnlyError():
-            return "it is a replica that takes no writes"
+            return _REFUSALS["READONLY"]
         case NoAnswerInTime() | TimeoutError():
             return f"no answer within {ANSWER_S:g} s"
         case ResponseError():
@@ -234,18 +260,12 @@ def described(error: BaseException) -> str:
 
 
 def _refusal(text: str) -> str:
-    word = text.split(" ", 1)[0]
-    if word == "NOAUTH" or "authentication required" in text.lower():
-        return "it asks for a password"
-    if word == "MISCONF":
-        return "it cannot save its data and takes no writes"
-    if word == "NOREPLICAS":
-        return "too few of its replicas are there"
-    if word == "OOM" or "OOM " in text:
-        return "its memory is full"
-    if word in {"MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT"}:
-        return "it is a cluster, which is not supported"
-    return f"it refused a command ({word})" if word.isalpha() and word.isupper() else "it refused a command"
+    # Inside a script the word of the error that matters comes last, and another one first.
+    words = set(text.replace("-", " ").split())
+    for word, meaning in _REFUSALS.items():
+        if word in words:
+            return meaning
+    return _REFUSALS["NOPERM"] if "can't run this command" in text else "it refused a command"
 
 
 def _reason(error: BaseException) -> str:
@@ -290,6 +310,12 @@ def _entry(key: bytes, record: bytes) -> Entry | None:
             return Entry(key=name, value=value, by=by, at=at, revision=int(revision), origin=origin)
         case _:
             return None
+
+
+def _revision(record: bytes) -> str:
+    """Return what the script takes for the revision of a record."""
+    digits, blank, _ = record.partition(b" ")
+    return digits.decode() if blank and digits.isdigit() else "0"
 
 
 def _text(reply: bytes | None) -> str:
