@@ -100,6 +100,8 @@ class TestShippedFiles:
             "INSTANCE_NAME=",
             "USAGE_LOGS=",
             "OTEL_EXPORTER_OTLP_ENDPOINT=",
+            "STATE_URL=",
+            "STATE_PREFIX=",
         ]
 
     def test_every_field_of_the_routing_policy_can_be_set(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from asking import DRIVERS, Asking
@@ -11,7 +14,10 @@ from fallback.core.breaker import AHEAD_S
 from fallback.core.errors import FailureKind, Phase
 from fallback.core.models import Role
 from fallback.core.policy import RoutingPolicy
+from fallback.core.standing import Simulation
 from fallback.loop import Aside, ProbeCourse, Send, Sleep
+from fallback.loop.probe import LAST_TURN_S, TURN_S
+from fallback.router import AsyncModelRouter
 from fallback.testing import (
     AsyncScriptedTransport,
     FakeClock,
@@ -180,6 +186,122 @@ def test_a_router_that_is_closed_gives_the_booked_probe_back(scene: Scene) -> No
     assert scene.roster.permits_open == 0
     assert scene.attempts("probe") == []
     assert scene.roster.book("a", 9.0, usable=lambda _: True) is not None
+
+
+def test_while_another_process_looks_nobody_else_does(scene: Scene) -> None:
+    scene.script.add("a", DOWN, Reply.text("OK"))
+    scene.ask(0.0)
+    elsewhere = scene.wiring.switchboard.turn("a")
+    assert elsewhere.take()
+    assert scene.ask(12.0) == "b"
+    assert scene.clock() == 12.0 + LAST_TURN_S, "it was waited for, and then given up"
+    assert scene.attempts("probe") == []
+    assert scene.roster.permits_open == 0
+    elsewhere.give_back()
+    assert scene.ask(80.0) == "b"
+    assert [line["outcome"] for line in scene.attempts("probe")] == ["ok"]
+    assert elsewhere.take(), "the turn was given back"
+
+
+def test_what_another_process_found_out_meanwhile_is_not_looked_at_again(scene: Scene) -> None:
+    elsewhere = scene.wiring.switchboard.turn("a")
+    assert elsewhere.take()
+    course = booked(scene).run()
+    next(course)
+    scene.clock.now = 10.0
+    turn = next(course)
+    assert isinstance(turn, Aside)
+    assert course.send(turn.work()) == Sleep(TURN_S)
+    assert scene.roster.book("a", 10.0, usable=lambda _: True) is None, "no request begins another one"
+    scene.roster.adopt("a", "a-model", None, 11.0)
+    assert list(course) == []
+    assert scene.attempts("probe") == []
+    assert scene.roster.permits_open == 0
+
+
+def test_what_was_found_out_just_before_the_turn_came_is_not_looked_at_again(scene: Scene) -> None:
+    course = booked(scene).run()
+    next(course)
+    scene.clock.now = 10.0
+    turn = next(course)
+    assert isinstance(turn, Aside)
+    answer = turn.work()
+    scene.roster.adopt("a", "a-model", None, 10.0)
+    with pytest.raises(StopIteration):
+        course.send(answer)
+    assert scene.wiring.switchboard.turn("a").take(), "and the turn is given back"
+
+
+def test_a_probe_under_a_drill_waits_for_nobody(scene: Scene) -> None:
+    assert scene.wiring.switchboard.turn("a").take()
+    scene.roster.simulate("a", Simulation.FAULT)
+    scene.script.add("a", DOWN, Reply.text("OK"))
+    scene.ask(0.0)
+    scene.ask(12.0)
+    assert [line["outcome"] for line in scene.attempts("probe")] == ["ok"]
+
+
+class SlowTurn:
+    """A turn whose server takes its time."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer, self.given_back = threading.Event(), threading.Event(), threading.Event()
+
+    def take(self) -> bool:
+        self.asked.set()
+        assert self.answer.wait(10)
+        return True
+
+    def give_back(self) -> None:
+        self.given_back.set()
+
+
+def slow_scene() -> tuple[Scene, SlowTurn, AsyncModelRouter]:
+    scene, turn = Scene("async", "a", "b"), SlowTurn()
+    scene.script.add("a", DOWN, Reply.text("OK")).add("b", Reply.text("Hello"))
+    context = replace(scene.wiring.context, turn=lambda _: turn)
+    router = AsyncModelRouter(
+        replace(scene.wiring, context=context),
+        transport=AsyncScriptedTransport(scene.script),
+        sleep=scene.clock.advance_async,
+    )
+    return scene, turn, router
+
+
+def test_an_event_loop_goes_on_while_the_turn_is_asked_for() -> None:
+    scene, turn, router = slow_scene()
+
+    async def course() -> None:
+        async with router:
+            await router.invoke("Hello")
+            scene.clock.now = 12.0
+            await router.invoke("Hello")
+            assert await asyncio.to_thread(turn.asked.wait, 10)
+            assert (await router.invoke("Hello")).provider == "b"
+            assert scene.attempts("probe") == []
+            turn.answer.set()
+            await router.wait_for_probes()
+
+    asyncio.run(course())
+    assert [line["outcome"] for line in scene.attempts("probe")] == ["ok"]
+    assert turn.given_back.is_set()
+
+
+def test_a_router_that_is_closed_while_the_turn_is_asked_for_gives_it_back() -> None:
+    scene, turn, router = slow_scene()
+
+    async def course() -> None:
+        async with router:
+            await router.invoke("Hello")
+            scene.clock.now = 12.0
+            await router.invoke("Hello")
+            assert await asyncio.to_thread(turn.asked.wait, 10)
+        assert turn.given_back.is_set()
+        turn.answer.set()
+
+    asyncio.run(course())
+    assert scene.attempts("probe") == []
+    assert scene.roster.permits_open == 0
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_server import RedisServer
 
 from fallback.config import LogSettings, Settings
 from fallback.core.errors import NoAnswerError, ProvidersFailedError
@@ -30,6 +32,7 @@ from fallback.switchboard import settled
 from fallback.testing import AsyncScriptedTransport, FakeClock, Reply, Script, ScriptedTransport
 from fallback.wiring import Wiring, assemble
 
+PREFIXES = itertools.count()
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 10.0
 """A generous limit for what takes a fraction of a second."""
@@ -106,8 +109,10 @@ class Program:
 class Machine:
     """Programs that share one kind of store, and one clock."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, server: RedisServer | None = None) -> None:
         self.kind = kind
+        self._server = server
+        self._prefix = f"switchboard{next(PREFIXES)}:"
         self.folder = folder
         self.clock = FakeClock()
         self.file = folder / "state.sqlite"
@@ -121,6 +126,10 @@ class Machine:
                 wall=self.clock.wall,
                 shared_with=self._memory,
                 instance=str(len(self._programs)),
+            )
+        if self._server is not None:
+            return self._server.store(
+                str(len(self._programs)), prefix=self._prefix, merge=settled, wall=self.clock.wall
             )
         return SQLiteStateStore(self.file, merge=settled, wall=self.clock.wall, poll_s=0.02)
 
@@ -157,9 +166,10 @@ class Machine:
             self.end(program)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(request.param, tmp_path)
+    server = request.getfixturevalue("shared_redis") if request.param == "redis" else None
+    made = Machine(request.param, tmp_path, server)
     yield made
     made.end_all()
 

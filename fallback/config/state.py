@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from fallback.config.section import nearest
 from fallback.core.errors import Problem
@@ -84,7 +84,8 @@ def _read(url: str, prefix: str) -> tuple[str | None, StateServer | None]:
     if not database.isascii() or not database.isdigit() or (path_database and "db" in options):
         return "expected the number of the database, once: redis://host/0", None
     named = options.pop("prefix", "")
-    clean = urlunsplit((scheme, parts.netloc, parts.path, urlencode(options), ""))
+    query = f"?{urlencode(options)}" if options else ""
+    clean = f"{scheme}://{parts.netloc}{parts.path}{query}"
     place = unquote(parts.path) if scheme == "unix" else _shown(parts.hostname or "", port)
     server = StateServer(
         url=Secret(clean), place=f"{place}/{database}", prefix=prefix or named or DEFAULT_PREFIX
