@@ -11,6 +11,7 @@ What a drill leads to stays where it happened and ends with the drill: the drill
     drill/NAME            a Drill; {"over": ..., "told_by": ...}: it has come to its end, and that program tells of it
     order                 {"names": [...]}
     breaker/NAME[/MODEL]  {"until": ..., "announced": ..., "reason": ..., "step": ...}
+    learned/..., headroom/NAME   see `lessons`
     reset/NAME            {"at": ...}: somebody ended its cooldown by hand, and what disabled it, known here or not
 
 What may not live here: decisions about requests (core), anything about one kind of store (state).
@@ -26,6 +27,7 @@ from typing import Any
 from fallback.core.breaker import BreakerState
 from fallback.core.roster import Roster, Simulation, StateChange
 from fallback.drills import Drill, DrillBoard, DrillKind, drill_from_json, preset
+from fallback.lessons import KINDS, Lessons
 from fallback.providers.settings import ProviderSettings
 from fallback.state import Claim, Entry, StateStore, Value
 
@@ -58,6 +60,7 @@ class Switchboard:
         self._clock = clock
         self._wall = wall
         self._lock = threading.RLock()
+        self._lessons = Lessons(roster, store, clock=clock, wall=wall)
         self._version = 0
         self._token = secrets.token_hex(8)
         """Names this switchboard among all that share the store."""
@@ -89,6 +92,7 @@ class Switchboard:
         self._closing.set()
         if self._sweeper is not None:
             self._sweeper.join(timeout=2.0)
+        self._lessons.share(at_once=True)
         self._store.close()
 
     def set_enabled(self, name: str, enabled: bool, *, by: str) -> None:
@@ -241,7 +245,8 @@ class Switchboard:
                 kind, _, rest = entry.key.partition("/")
                 value = self._store.entries().get(entry.key)
                 self._take(kind, rest, None if value is None else value.value)
-        self._version += 1
+        if any(entry.key.partition("/")[0] not in KINDS for entry in entries):
+            self._version += 1
 
     def _take(self, kind: str, rest: str, value: Value) -> None:
         name, _, model = rest.partition("/")
@@ -259,6 +264,8 @@ class Switchboard:
             self._take_drill(name, _drill(value))
         elif kind == "reset" and value is not None:
             self._roster.end_cooldown(name, by="store")
+        elif kind in KINDS:
+            self._lessons.take(kind, rest, value)
         elif kind == "breaker":
             self._roster.adopt(name, model or None, self._restored(value), self._clock())
 
@@ -298,6 +305,7 @@ class Switchboard:
     def _sweep_on(self) -> None:
         while not self._closing.wait(SWEEP_S):
             self.sweep()
+            self._lessons.share()
 
 
 def settled(existing: Entry | None, value: Value) -> Value:

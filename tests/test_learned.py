@@ -29,6 +29,28 @@ def test_the_limit_is_three_times_the_p95_of_the_recent_ones_and_two_seconds_at_
         assert learned.first_token_limit_s == max(LEAST_LIMIT_S, 3.0 * recent[ceil(0.95 * len(recent)) - 1])
 
 
+TIMES = st.lists(st.floats(0.0, 100.0), max_size=2 * REMEMBERED)
+
+
+@given(TIMES, TIMES, TIMES)
+def test_what_others_learned_takes_the_place_of_what_they_know_of_and_of_nothing_newer(
+    told: list[float], since: list[float], adopted: list[float]
+) -> None:
+    learned = Learned()
+    for seconds in told:
+        learned.note_first_token(seconds)
+    assert learned.fresh() == tuple(told[-REMEMBERED:])
+    assert learned.fresh() == ()
+    for seconds in since:
+        learned.note_first_token(seconds)
+    learned.adopt(adopted)
+    like = Learned()
+    for seconds in (*adopted, *since[-REMEMBERED:]):
+        like.note_first_token(seconds)
+    assert learned.first_token_limit_s == like.first_token_limit_s
+    assert learned.fresh() == tuple(since[-REMEMBERED:])
+
+
 def teach(whom: Roster, provider: str, seconds: float, times: int) -> None:
     for _ in range(times):
         permit = whom.admit(provider, 0.0, usable=lambda _: True)

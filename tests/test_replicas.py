@@ -122,14 +122,12 @@ def pair(
 
 
 def test_switch_thrown_in_one_process_holds_in_the_other(pair: Replicas) -> None:
-    for enabled in (False, True):
-        began = time.monotonic()
-        pair.patch(0, enabled=enabled)
-        until(lambda enabled=enabled: pair.provider(1)["enabled"] is enabled)  # type: ignore[misc]
-        waited_s = time.monotonic() - began
-        answered = "groq_llama" if enabled else "together_llama"
-        assert pair.each[1].generate()["provider"] == answered
-        assert waited_s < 10
+    pair.patch(0, enabled=False)
+    until(lambda: pair.provider(1)["enabled"] is False)
+    assert pair.each[1].generate()["provider"] == "together_llama"
+    pair.patch(1, enabled=True)
+    until(lambda: pair.provider(0)["enabled"] is True)
+    until(lambda: pair.each[0].generate()["provider"] == "groq_llama")
 
 
 def test_cooldown_met_by_one_process_keeps_the_other_from_asking(pair: Replicas) -> None:

@@ -21,15 +21,17 @@ from redis_server import RedisServer
 
 from fallback.config import LogSettings, Settings
 from fallback.core.errors import NoAnswerError, ProvidersFailedError
+from fallback.core.learned import LEAST_SUCCESSES
 from fallback.core.policy import RoutingPolicy
 from fallback.core.roster import ProviderStatus
 from fallback.drills import AsyncDrillTransport, DrillTransport
+from fallback.lessons import SHARE_S, STALE_S
 from fallback.providers.settings import ModelSettings, ProviderSettings
 from fallback.router import AsyncModelRouter, ModelRouter
 from fallback.state import Entry, MemoryStateStore, SQLiteStateStore, StateStore
 from fallback.state.entry import JSON, Value
 from fallback.switchboard import settled
-from fallback.testing import AsyncScriptedTransport, FakeClock, Reply, Script, ScriptedTransport
+from fallback.testing import EPOCH, AsyncScriptedTransport, FakeClock, Reply, Script, ScriptedTransport
 from fallback.wiring import Wiring, assemble
 
 PREFIXES = itertools.count()
@@ -183,6 +185,12 @@ def disk(tmp_path: Path) -> Iterator[Machine]:
 
 RATE_LIMITED = Reply.error_body(429, {"retry-after": "600"})
 WRONG_KEY = Reply.error_body(401, code="invalid_api_key")
+
+
+def limit_s(program: Program) -> float:
+    """Return how long the first token of `a` is waited for."""
+    roster = program.wiring.context.roster
+    return roster.first_token_limit_s(roster.candidates("a")[0])
 
 
 def only(program: Program, name: str, *replies: Reply) -> None:
@@ -508,6 +516,13 @@ def test_providers_that_the_configuration_does_not_have_any_more_are_ignored(mac
         ("breaker/", {"until": 1e12, "step": 1}),
         ("reset/none", {"at": 1.0}),
         ("something", {"new": True}),
+        ("learned/a/a-model", {"at": EPOCH, "first_tokens_s": "quick"}),
+        ("learned/a/a-model", {"at": EPOCH, "first_tokens_s": [None, True, -1, "1", [1]] * 10}),
+        ("learned/a/none-such", {"at": EPOCH, "first_tokens_s": [0.1] * 30}),
+        ("learned/a/a-model", {"first_tokens_s": [0.1] * 30}),
+        ("headroom/a", {"at": EPOCH, "remaining_requests": "few"}),
+        ("headroom/a", {"remaining_requests": 1}),
+        ("headroom/none-such", {"at": EPOCH, "remaining_requests": 1}),
     ],
 )
 def test_entries_that_make_no_sense_are_passed_over(machine: Machine, entry: tuple[str, Any]) -> None:
@@ -517,6 +532,8 @@ def test_entries_that_make_no_sense_are_passed_over(machine: Machine, entry: tup
     store.close()
     program = machine.program()
     assert program.asked() == [("a", "ok")]
+    assert limit_s(program) == 10.0
+    assert program.status("a").headroom is None
 
 
 # Two programs
@@ -608,6 +625,100 @@ def test_what_a_drill_led_to_in_one_program_ends_with_it_wherever_it_is_ended(ma
     one.board.set_drill("a", None, by="test")
     until(lambda: two.status("a").state == "ready")
     assert one.status("a").state == "ready"
+
+
+# What answers teach
+
+
+def share(program: Program) -> None:
+    program.wiring.switchboard._lessons.share(at_once=True)
+    assert program.wiring.switchboard.flush(20)
+
+
+def test_all_programs_learn_from_the_answers_of_all(machine: Machine) -> None:
+    one, two = machine.program(), machine.program()
+    for _ in range(LEAST_SUCCESSES // 2):
+        assert one.asked() == two.asked() == [("a", "ok")]
+    assert limit_s(one) == limit_s(two) == 10.0
+    share(one)
+    until(lambda: "learned/a/a-model" in two.board._store.entries())
+    share(two)
+    assert limit_s(two) == 2.0
+    until(lambda: limit_s(one) == 2.0)
+
+
+def test_what_was_learned_a_while_ago_is_not_taken_over(machine: Machine) -> None:
+    one = machine.program()
+    for _ in range(LEAST_SUCCESSES):
+        one.asked()
+    assert limit_s(one) == 2.0
+    machine.end(one)
+    assert limit_s(machine.program()) == 2.0, "a restart keeps it"
+    machine.end_all()
+    machine.clock.advance(STALE_S + 1)
+    assert limit_s(machine.program()) == 10.0
+
+
+def test_a_prefill_that_one_program_saw_refused_is_sent_by_none(machine: Machine) -> None:
+    prefilled = provider("p", models=(ModelSettings(name="p-model"),), supports_prefill=True)
+    one, two = machine.program(prefilled), machine.program(prefilled)
+    rosters = [program.wiring.context.roster for program in (one, two)]
+    (candidate,) = rosters[0].candidates("p")
+    assert rosters[1].takes_prefill(candidate)
+    rosters[0].note_prefill_refused(candidate)
+    share(one)
+    until(lambda: not rosters[1].takes_prefill(candidate))
+
+
+def test_what_is_left_of_a_rate_limit_is_known_to_all(machine: Machine) -> None:
+    one, two = machine.program(), machine.program()
+    answer = Reply.text("hello")
+    told = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "7"}
+    only(one, "a", replace(answer, headers={**answer.headers, **told}))
+    one.asked()
+    share(one)
+    until(lambda: two.status("a").headroom is not None)
+    assert two.status("a").headroom == one.status("a").headroom
+    machine.clock.advance(60)
+    assert two.status("a").headroom_age_s == one.status("a").headroom_age_s == pytest.approx(60)
+    older = two.status("a").headroom
+    only(two, "a", replace(answer, headers={**answer.headers, **told, "x-ratelimit-remaining-requests": "5"}))
+    two.asked()
+    share(one)
+    assert two.status("a").headroom != older, "what is older does not take the place of what is newer"
+
+
+def test_a_rate_limit_that_one_program_used_up_rests_in_all(machine: Machine) -> None:
+    one, two = machine.program(), machine.program()
+    answer = Reply.text("hello")
+    told = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2m"}
+    only(one, "a", replace(answer, headers={**answer.headers, **told}))
+    assert one.asked() == [("a", "ok")]
+    until(lambda: two.status("a").state == "cooling_down")
+    assert two.asked() == [("b", "ok")]
+
+
+def test_what_answers_teach_is_no_change_of_what_people_see(machine: Machine) -> None:
+    one, two = machine.program(), machine.program()
+    version = two.board.version
+    one.asked()
+    share(one)
+    until(lambda: "learned/a/a-model" in two.board._store.entries())
+    assert two.board.version == version
+
+
+def test_lessons_are_told_every_few_seconds_and_only_where_there_are_any(machine: Machine) -> None:
+    one = machine.program()
+    lessons = one.wiring.switchboard._lessons
+    one.asked()
+    lessons.share()
+    assert "learned/a/a-model" not in one.board._store.entries()
+    machine.clock.advance(SHARE_S)
+    lessons.share()
+    entry = one.board._store.entries()["learned/a/a-model"]
+    machine.clock.advance(SHARE_S)
+    lessons.share()
+    assert one.board._store.entries()["learned/a/a-model"].at == entry.at
 
 
 # Another process

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from fallback.core.breaker import BreakerState, Transition
+from fallback.core.models import Headroom
 from fallback.core.slot import Slot
 from fallback.core.standing import Simulation, StateChange
 
@@ -89,6 +90,33 @@ class Controls:
             breaker = whole if model is None else models.get(model)
             if breaker is not None:
                 breaker.adopt(state, now)
+
+    def fresh_lessons(self, provider: str, model: str) -> tuple[tuple[float, ...], bool]:
+        """Return the times to the first token (s) that `model` took since the last call, and whether it refuses a prefill."""
+        with self._lock:
+            learned = self._slots[provider].learned[model]
+            return learned.fresh(), learned.prefill_refused
+
+    def adopt_lessons(
+        self, provider: str, model: str, times_s: Sequence[float], *, prefill_refused: bool
+    ) -> None:
+        """Take over what all processes together learned about `model`, the oldest first; unknown models are passed over."""
+        with self._lock:
+            learned = self._slots[provider].learned.get(model)
+            if learned is not None:
+                learned.adopt(times_s)
+                learned.prefill_refused = learned.prefill_refused or prefill_refused
+
+    def headroom(self, provider: str) -> tuple[Headroom, float] | None:
+        """Return what `provider` last said is left of its rate limit, and the instant at which it did."""
+        return self._slots[provider].headroom
+
+    def adopt_headroom(self, provider: str, headroom: Headroom, at: float) -> None:
+        """Take over what `provider` told another process at the instant `at`, where nothing newer is known here."""
+        with self._lock:
+            slot = self._slots[provider]
+            if slot.headroom is None or slot.headroom[1] < at:
+                slot.headroom = (headroom, at)
 
     def set_unavailable(self, provider: str, reason: str | None) -> tuple[StateChange, ...]:
         """Say why `provider` cannot be used at all; None: it can."""
