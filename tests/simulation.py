@@ -31,7 +31,7 @@ from fallback.core.models import (
 )
 from fallback.core.policy import RoutingPolicy
 from fallback.core.roster import Permit, Roster
-from fallback.loop import Close, Exchange, Probe, ProbeCourse, Read, Send, Sleep
+from fallback.loop import Aside, Close, Exchange, Probe, ProbeCourse, Read, Send, Sleep
 from fallback.providers.settings import ModelSettings, ProviderSettings
 from fallback.testing import FakeClock, scripted_wiring
 
@@ -217,6 +217,8 @@ class _Drive:
                 case Sleep():
                     self._later(self._world.clock.now + command.seconds, None)
                     return
+                case Aside():
+                    result = command.work()
                 case Probe():
                     self._world.begin_probe(command.permit)
                 case _:

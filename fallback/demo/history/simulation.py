@@ -21,7 +21,7 @@ from fallback.demo.history.replies import Piece, Replies, Reply
 from fallback.demo.history.timeline import Timeline
 from fallback.demo.history.world import World
 from fallback.drills import Drill, DrilledError
-from fallback.loop import Command, Exchange, Probe, ProbeCourse, Read, Send, Sleep
+from fallback.loop import Aside, Command, Exchange, Probe, ProbeCourse, Read, Send, Sleep
 from fallback.transport.base import Head
 
 __all__ = ["Simulation"]
@@ -124,7 +124,7 @@ class Simulation:
     def _new_id(self) -> str:
         return f"{self._draw.getrandbits(128):032x}"
 
-    def _go_on(self, course: _Course, came: Head | TransportError | bytes | None) -> None:
+    def _go_on(self, course: _Course, came: object) -> None:
         """Tell a request what came, and let it go on until it waits for what takes time."""
         if course.over:
             return
@@ -140,6 +140,9 @@ class Simulation:
                     case Probe():
                         self._probe(command.permit)
                         came = None
+                        continue
+                    case Aside():
+                        came = command.work()
                         continue
                     case Send():
                         after_s, came = self._send(course, command)
