@@ -9,11 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from raw_server import self_signed
 from redis_server import RedisServer, free_port, redis_server
 from test_state import KEYS, PUT_VALUES, Begin, Heard, begin, longest, until, values
 
@@ -562,6 +564,19 @@ def test_something_else_that_listens_there_is_an_outage_like_any_other(started: 
         until(lambda: "no answer within 1 s" in (store.warning or ""))
         store.put("switch/x", {"n": 1}, by="Ada")
         assert values(store) == {"switch/x": {"n": 1}}
+
+
+def test_connection_with_tls_checks_whom_it_speaks_to(started: Make, tmp_path: Path) -> None:
+    certificate, port = self_signed(tmp_path), free_port()
+    files = [word for name in ("cert", "key", "ca-cert") for word in (f"--tls-{name}-file", str(certificate))]
+    with redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *files) as server:
+        url = f"rediss://localhost:{port}"
+        store = started(server, url=f"{url}?ssl_ca_certs={certificate}")
+        store.put("switch/x", {"n": 1}, by="Ada")
+        assert store.flush(20), store.warning
+        strict = started(server, "b", url=url)
+        until(lambda: "no connection (" in (strict.warning or ""))
+        assert values(strict) == {}
 
 
 def test_lost_message_and_a_lost_connection_cost_no_change(server: RedisServer, started: Make) -> None:

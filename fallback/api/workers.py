@@ -8,8 +8,8 @@ that came about, ends as if it had been told to.
 
 uvicorn's own supervisor was looked at: its workers outlive it where it is killed, and it knows no pause between restarts.
 
-Workers share what the state store and the usage log hold. Each has its own connections, limits, learned response times and
-figures; with `own_ports` each also listens on a port of its own on 127.0.0.1, so that the figures of each can be read.
+Workers share what the state store and the usage log hold. Each has its own connections, limits and figures; with `own_ports`
+each also listens on a port of its own on 127.0.0.1, so that the figures of each can be read.
 """
 
 from __future__ import annotations
