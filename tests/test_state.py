@@ -36,7 +36,7 @@ from fallback.state import (
     Value,
     keep_latest,
 )
-from fallback.state.claims import Claims
+from fallback.state.claims import HOLD_S, RENEW_S, Claims
 from fallback.state.exchange import LOCKED_S, RETRY_S, Exchange
 from fallback.state.ledger import Ledger, settle
 from fallback.testing import FakeClock
@@ -692,6 +692,52 @@ def test_revisions_are_never_used_twice(path: Path, clock: FakeClock, desk: Call
     one.round()
     assert one.ledger.entries()["new"].revision == 2
     assert two.round() == [("new", {})]
+
+
+def claimed(desk: Desk, name: str = "probe/x") -> tuple[bool | None, Callable[[], None]]:
+    """Ask for a claim; return whether it was granted, and what gives it back."""
+    claim = desk.claims.claim(name, lambda: False)
+    claim.take()
+    desk.round()
+    desk.claims.answer(out=False)
+    return claim.granted, claim.give_back
+
+
+def test_a_claim_ends_with_its_process_and_lasts_while_it_is_renewed(
+    clock: FakeClock, desk: Callable[..., Desk]
+) -> None:
+    one, two = desk("a"), desk("b")
+    assert claimed(one)[0] is True
+    for _ in range(5):
+        clock.advance(RENEW_S)
+        one.round()
+        assert claimed(two)[0] is False
+    answers = []
+    for _ in range(3):  # and no round of the first one any more
+        clock.advance(HOLD_S / 3 + 0.1)
+        answers.append(claimed(two)[0])
+    assert answers == [False, False, True], "to ask for it does not prolong it"
+
+
+def test_a_claim_that_ran_out_is_not_taken_from_its_next_owner(
+    clock: FakeClock, desk: Callable[..., Desk]
+) -> None:
+    one, two = desk("a"), desk("b")
+    _, give_back = claimed(one)
+    clock.advance(HOLD_S + 0.1)
+    assert claimed(two)[0] is True
+    give_back()
+    one.round()
+    assert claimed(desk("c"))[0] is False
+
+
+def test_a_claim_does_not_outlast_a_clock_that_was_set_back(
+    path: Path, clock: FakeClock, desk: Callable[..., Desk]
+) -> None:
+    assert claimed(desk("a"))[0] is True
+    behind = Desk(path, "b", clock, wall=lambda: clock.wall() - 3600)
+    assert claimed(behind)[0] is True
+    behind.exchange.drop()
 
 
 @pytest.mark.parametrize("value", ["nonsense", "[1]", b"\xff\xfe", "[" * 100_000])

@@ -324,6 +324,37 @@ def test_claim_lasts_while_it_is_renewed_and_not_much_longer_than_its_process(
     assert office.client.get(key) is None
 
 
+def test_claim_that_ran_out_is_not_taken_from_its_next_owner(office: Office) -> None:
+    one, two = office.desk("a"), office.desk("b")
+    first, second = (desk.claims.claim("probe/x", lambda: False) for desk in (one, two))
+    key = f"{office.prefix}claim:probe/x"
+    first.take()
+    one.round()
+    office.client.delete(key)
+    second.take()
+    two.round()
+    first.give_back()
+    one.round()
+    assert office.client.get(key) == second.owner.encode()
+
+
+def test_revisions_go_on_from_the_highest_where_the_clock_of_the_server_was_set_back(office: Office) -> None:
+    one, two = office.desk("a"), office.desk("b")
+    ahead = 2**52
+    office.client.set(f"{office.prefix}stamp", ahead)
+    office.client.hset(
+        f"{office.prefix}entries", "switch/x", f'{ahead} {{"value":{{"n":1}},"by":"","at":1,"origin":""}}'
+    )
+    one.round()
+    office.wipe()
+    one.round()
+    assert two.round() == [("switch/x", {"n": 1})]
+    two.put("switch/x", {"n": 2})
+    two.round()
+    assert one.round() == [("switch/x", {"n": 2})]
+    assert one.ledger.entries()["switch/x"].revision > ahead
+
+
 def test_claim_that_nobody_wants_any_more_is_not_taken(office: Office) -> None:
     one = office.desk("a")
     claim = one.claims.claim("probe/x", lambda: False)
