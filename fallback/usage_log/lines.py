@@ -38,42 +38,51 @@ def attempt_line(
     attempt that this one is the failover of, `drill` whether the failure was an injected one; `cooldown_s` and `disabled` ("provider", "model") are what it led to, as in
     AttemptFailed.
     """
+    usage, failure = report.usage, report.failure
+    line: Line = {
+        "kind": "attempt",
+        "request_id": request_id,
+        "source": source,
+        "route": route,
+        "attempt": report.number,
+        "role": report.role.value,
+    }
+    if previous is not None:
+        line["previous_provider"], line["previous_error_type"] = previous.provider, previous.outcome
+    line["provider"], line["request_model"] = report.provider, report.model
+    if report.response_model is not None:
+        line["response_model"] = report.response_model
+    line["outcome"] = str(report.outcome)
+    if report.outcome != _OK:
+        line |= _failed(report, cooldown_s, disabled)
+    line["started_s"], line["duration_s"] = round(report.started_s, 6), round(report.duration_s, 6)
+    if report.time_to_first_token_s is not None:
+        line["time_to_first_token_s"] = round(report.time_to_first_token_s, 6)
+    if report.continues is not None:
+        line["continues"] = report.continues
+    _put_usage(line, usage, report.cost_usd, estimated=report.usage_estimated)
+    if report.finish_reason is not None:
+        line["finish_reason"] = report.finish_reason
+    provider_request_id = report.provider_request_id or (failure.provider_request_id if failure else None)
+    if provider_request_id is not None:
+        line["provider_request_id"] = provider_request_id
+    line["stream"], line["probe"], line["drill"] = stream, report.probe, drill
+    line["skipped_events"] = report.skipped_events
+    return line
+
+
+def _failed(report: AttemptReport, cooldown_s: float | None, disabled: str | None) -> Line:
+    """Return what is told of an attempt that is no answer."""
     failure = report.failure
     return _without_none(
         {
-            "kind": "attempt",
-            "request_id": request_id,
-            "source": source,
-            "route": route,
-            "attempt": report.number,
-            "role": str(report.role),
-            "previous_provider": previous.provider if previous else None,
-            "previous_error_type": previous.outcome if previous else None,
-            "provider": report.provider,
-            "request_model": report.model,
-            "response_model": report.response_model,
-            "outcome": str(report.outcome),
-            "error_type": None if report.outcome == _OK else str(failure.kind if failure else report.outcome),
+            "error_type": str(failure.kind if failure else report.outcome),
             "http_status": failure.status if failure else None,
             "error_code": failure.code if failure else None,
             "error_message": (failure.message or None) if failure else None,
             "retry_after_s": _seconds(failure.retry_after_s) if failure else None,
             "cooldown_s": _seconds(cooldown_s),
             "disabled": disabled,
-            "started_s": _seconds(report.started_s),
-            "duration_s": _seconds(report.duration_s),
-            "time_to_first_token_s": _seconds(report.time_to_first_token_s),
-            "continues": report.continues,
-            **_tokens(report.usage),
-            "usage_estimated": report.usage_estimated or None,
-            "cost_usd": _money(report.cost_usd),
-            "finish_reason": report.finish_reason,
-            "provider_request_id": report.provider_request_id
-            or (failure.provider_request_id if failure else None),
-            "stream": stream,
-            "probe": report.probe,
-            "drill": drill,
-            "skipped_events": report.skipped_events,
         }
     )
 
@@ -103,42 +112,60 @@ def request_line(
     `http_status` where it is not, and are those of the failure that decided. `prompt` and the answer's text go into
     the line where `log_content` is True, and only there; `api_key_name` says whose key it was, `traceparent` what trace the caller is in. Tokens and cost are those of all attempts together.
     """
+    line: Line = {
+        "kind": "request",
+        "request_id": request_id,
+        "source": source,
+        "route": route,
+        "stream": stream,
+        "outcome": outcome,
+    }
+    if answer is None:
+        line |= _without_none(
+            {
+                "error_type": error_type,
+                "error_message": error_message or None,
+                "http_status": http_status,
+            }
+        )
+    else:
+        _put_answer(line, answer, attempts)
+    if api_key_name is not None:
+        line["api_key_name"] = api_key_name
+    if traceparent is not None:
+        line["traceparent"] = traceparent
+    if attempts:
+        line["first_provider"] = attempts[0].provider
+    line["attempts"] = len(attempts)
+    line["failovers"] = [report.role for report in attempts].count(Role.FAILOVER)
+    line["rescued"] = answer is not None and answer.rescued
+    line["degraded"] = answer is not None and answer.degraded
+    line["duration_s"] = round(duration_s, 6)
+    if answer is not None and answer.time_to_first_token_s is not None:
+        line["time_to_first_token_s"] = round(answer.time_to_first_token_s, 6)
+    usage, cost_usd = (answer.usage, answer.cost_usd) if answer is not None else _sums(attempts)
+    _put_usage(line, usage, cost_usd, estimated=any(report.usage_estimated for report in attempts))
+    if answer is not None:
+        line["finish_reason"] = answer.finish_reason
+    line["drill"] = drill
+    if log_content:
+        if prompt is not None:
+            line["prompt"] = _plain_messages(prompt)
+        if answer is not None:
+            line["response"] = answer.text
+    return line
+
+
+def _put_answer(line: Line, answer: Answer, attempts: Sequence[AttemptReport]) -> None:
+    """Put into `line` who answered."""
+    line["provider"] = answer.provider
+    seams = answer.seams
+    if seams:
+        line["providers"], line["seams"] = list(answer.providers), len(seams)
+    line["request_model"] = answer.model
     answering = next((report for report in reversed(attempts) if report.outcome == _OK), None)
-    usage, cost_usd = (answer.usage, answer.cost_usd) if answer else _sums(attempts)
-    return _without_none(
-        {
-            "kind": "request",
-            "request_id": request_id,
-            "source": source,
-            "route": route,
-            "stream": stream,
-            "outcome": outcome,
-            "error_type": error_type,
-            "error_message": error_message or None,
-            "http_status": http_status,
-            "provider": answer.provider if answer else None,
-            "providers": list(answer.providers) if answer and answer.seams else None,
-            "seams": len(answer.seams) if answer and answer.seams else None,
-            "request_model": answer.model if answer else None,
-            "response_model": answering.response_model if answer and answering else None,
-            "api_key_name": api_key_name,
-            "traceparent": traceparent,
-            "first_provider": attempts[0].provider if attempts else None,
-            "attempts": len(attempts),
-            "failovers": sum(report.role is Role.FAILOVER for report in attempts),
-            "rescued": answer.rescued if answer else False,
-            "degraded": answer.degraded if answer else False,
-            "duration_s": _seconds(duration_s),
-            "time_to_first_token_s": _seconds(answer.time_to_first_token_s) if answer else None,
-            **_tokens(usage),
-            "usage_estimated": any(report.usage_estimated for report in attempts) or None,
-            "cost_usd": _money(cost_usd),
-            "finish_reason": answer.finish_reason if answer else None,
-            "drill": drill,
-            "prompt": _plain_messages(prompt) if log_content and prompt is not None else None,
-            "response": answer.text if log_content and answer else None,
-        }
-    )
+    if answering is not None and answering.response_model is not None:
+        line["response_model"] = answering.response_model
 
 
 def state_line(
@@ -183,11 +210,6 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _money(value: float | None) -> float | None:
-    # A token of the cheapest models costs some 10^-8 dollars.
-    return None if value is None else round(value, 12)
-
-
 def _instant(unix_s: float | None) -> str | None:
     if unix_s is None:
         return None
@@ -197,15 +219,16 @@ def _instant(unix_s: float | None) -> str | None:
         return None  # "for ever" is said by a change without an end
 
 
-def _tokens(usage: Usage | None) -> Line:
-    if usage is None:
-        return {}
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "cached_tokens": usage.cached_tokens,
-    }
+def _put_usage(line: Line, usage: Usage | None, cost_usd: float | None, *, estimated: bool) -> None:
+    """Put into `line` what was used, as far as that is known."""
+    if usage is not None:
+        line["input_tokens"], line["output_tokens"] = usage.input_tokens, usage.output_tokens
+        line["reasoning_tokens"], line["cached_tokens"] = usage.reasoning_tokens, usage.cached_tokens
+    if estimated:
+        line["usage_estimated"] = True
+    if cost_usd is not None:
+        # A token of the cheapest models costs some 10^-8 dollars.
+        line["cost_usd"] = round(cost_usd, 12)
 
 
 def _sums(attempts: Sequence[AttemptReport]) -> tuple[Usage | None, float | None]:
