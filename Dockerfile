@@ -3,40 +3,52 @@
 #   docker build -t llm-fallback .
 #   docker build -t llm-fallback --build-arg WITH_MODEL=0 .     without the embedded model: 100 MB less
 #
-# Everything that is written goes to /data (log, state, caches); mount a volume there.
+# Everything that is written goes to /data (log, state, caches); mount a volume there. docs/deployment.md has the rest.
 
 FROM python:3.11-slim AS build
 
-ARG WITH_MODEL=1
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
 
 WORKDIR /app
 COPY requirements.txt ./
 RUN python -m venv /venv && /venv/bin/pip install --requirement requirements.txt
 
-COPY fallback ./fallback
-RUN mkdir -p /models && if [ "$WITH_MODEL" = 1 ]; then \
-        /venv/bin/python -m fallback.local --folder /models install; \
-    fi
+# The weights before the rest, so that most changes of the program do not fetch them anew.
+ARG WITH_MODEL=1
+COPY fallback/__init__.py ./fallback/
+COPY fallback/core ./fallback/core
+COPY fallback/local ./fallback/local
+RUN mkdir /models \
+    && if [ "$WITH_MODEL" = 1 ]; then /venv/bin/python -m fallback.local --folder /models install; fi
 
-FROM python:3.11-slim
-
-# The embedded model's engine needs OpenMP.
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --create-home --shell /usr/sbin/nologin fallback \
-    && install --directory --owner fallback --group fallback /data /data/logs
-
-COPY --from=build /venv /venv
-COPY --from=build /models /models
-WORKDIR /app
 COPY main.py streamlit_app.py providers.yaml ./
 COPY .streamlit ./.streamlit
 COPY pages ./pages
 COPY fallback ./fallback
-# The log and the state beside it stand in the folder of the configuration unless it says otherwise.
-RUN ln -s /data/logs /app/logs
+# Compiled here, since a read-only file system keeps nothing that a start compiles. The log and the state beside it stand
+# in the folder of the configuration unless it says otherwise. The rights of the files are those of somebody's checkout,
+# which may be closed to others.
+RUN /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash . \
+    && rm requirements.txt \
+    && ln -s /data/logs logs \
+    && chmod -R a+rX,go-w /app /models
+
+FROM python:3.11-slim
+
+# The embedded model's engine needs OpenMP. No version: Debian keeps only the newest one, and a pinned one would be gone
+# with the next security update.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin fallback \
+    && install --directory --owner fallback --group fallback /data /data/logs
+
+COPY --from=build /venv /venv
+COPY --from=build /models /models
+COPY --from=build /app /app
+WORKDIR /app
 
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -47,7 +59,8 @@ ENV PATH=/venv/bin:$PATH \
     HOST=0.0.0.0 \
     PORT=5000
 
-USER fallback
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
 EXPOSE 5000
 VOLUME /data
 STOPSIGNAL SIGTERM

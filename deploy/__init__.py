@@ -1,0 +1,1 @@
+"""How the program gets onto a machine: the Dockerfile tried without an engine, the configuration of nginx, Kubernetes."""
