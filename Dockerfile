@@ -27,11 +27,11 @@ COPY .streamlit ./.streamlit
 COPY pages ./pages
 COPY fallback ./fallback
 # Compiled here, since a read-only file system keeps nothing that a start compiles. The log and the state beside it stand
-# in the folder of the configuration unless it says otherwise. The rights of the files are those of somebody's checkout,
+# in the folder of the configuration unless it says otherwise: /data itself, since a volume may begin empty. The rights of the files are those of somebody's checkout,
 # which may be closed to others.
 RUN /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash . \
     && rm requirements.txt \
-    && ln -s /data/logs logs \
+    && ln -s /data logs \
     && chmod -R a+rX,go-w /app /models
 
 FROM python:3.11-slim
@@ -43,7 +43,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin fallback \
-    && install --directory --owner fallback --group fallback /data /data/logs
+    && install --directory --owner fallback --group fallback /data
 
 COPY --from=build /venv /venv
 COPY --from=build /models /models

@@ -201,10 +201,18 @@ class Container:
             self._port: int = found.getsockname()[1]
 
     def prepare(self) -> None:
-        """Make the file system read-only, with a volume that begins as Docker's do: with what the image has there."""
+        """Make the file system read-only, with a volume as Kubernetes gives it: empty, and writable through its group.
+
+        Docker's begin as what the image has there, and belong to its user.
+        """
         (data,) = self._stage.volumes
         inside = self._root / data.lstrip("/")
-        subprocess.run(["cp", "-a", str(inside), str(self._volume)], check=True)
+        user, _, group = str(self._stage.user).partition(":")
+        found = inside.stat()
+        self._expect((str(found.st_uid), str(found.st_gid)) == (user, group), f"{data} is the user's")
+        self._volume.mkdir()
+        os.chown(self._volume, 0, int(group))
+        self._volume.chmod(0o2775)
         _mount("-o", "remount,ro", str(self._root))
         _mount("--bind", str(self._volume), str(inside))
 
@@ -326,8 +334,8 @@ class Container:
         self._expect(
             any((self._root / "app/fallback/api/__pycache__").glob("*.pyc")), "the program is compiled"
         )
-        self._expect((self._volume / "logs/usage.log").stat().st_size > 0, "usage.log is in the volume")
-        self._expect((self._volume / "logs/state.sqlite").exists(), "the state is in the volume")
+        self._expect((self._volume / "usage.log").stat().st_size > 0, "usage.log is in the volume")
+        self._expect((self._volume / "state.sqlite").exists(), "the state is in the volume")
 
 
 if __name__ == "__main__":
