@@ -3,6 +3,9 @@
 # make test    install what tests need and run them
 # make check   format, lint, types, import rules
 # make bench   the benchmarks, which print figures and judge nothing
+# make audit   known vulnerabilities in what is pinned, and the licences
+# make upgrade the newest versions of everything, pinned anew; make pins: after a change of pyproject.toml alone
+# make licences   THIRD_PARTY.md, from what the installed packages say
 # make bench-faults   every fault through both routers, measured and judged, into docs/faults.md (three minutes)
 
 PYTHON ?= python3
@@ -10,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run demo install model test check format bench bench-faults clean
+.PHONY: run demo install model test check format audit pins upgrade licences bench bench-faults clean
 
 run: $(VENV)/.run model
 	$(BIN)/python main.py $(ARGS)
@@ -36,6 +39,28 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit: $(VENV)/.dev
+	$(BIN)/python -m supply.audit
+
+# For every platform and Python at once; a version that is pinned already stays where it can. (pip itself is the
+# machine's matter.)
+PIN := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	--no-emit-package pip --custom-compile-command "make pins"
+
+pins: $(VENV)/.dev
+	$(PIN) $(NEWER) pyproject.toml --output-file requirements.txt > /dev/null
+	$(PIN) $(NEWER) pyproject.toml --constraint requirements.txt --extra otlp \
+		--output-file requirements-otlp.txt > /dev/null
+	$(PIN) $(NEWER) pyproject.toml --constraint requirements.txt --constraint requirements-otlp.txt --extra otlp --group dev \
+		--output-file requirements-dev.txt > /dev/null
+
+upgrade:
+	$(MAKE) pins NEWER=--upgrade
+	$(MAKE) licences
+
+licences: $(VENV)/.dev
+	$(BIN)/python -m supply.licences
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.core
