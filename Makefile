@@ -5,6 +5,7 @@
 # make bench   the benchmarks, which print figures and judge nothing
 # make audit   known vulnerabilities in what is pinned, and the licences
 # make upgrade the newest versions of everything, pinned anew; make pins: after a change of pyproject.toml alone
+# make manifests  providers.yaml into the manifests for Kubernetes
 # make licences   THIRD_PARTY.md, from what the installed packages say
 # make bench-faults   every fault through both routers, measured and judged, into docs/faults.md (three minutes)
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run demo install model test check format audit pins upgrade licences bench bench-faults clean
+.PHONY: run demo install model test check format audit pins upgrade licences manifests bench bench-faults clean
 
 run: $(VENV)/.run model
 	$(BIN)/python main.py $(ARGS)
@@ -61,6 +62,9 @@ upgrade:
 
 licences: $(VENV)/.dev
 	$(BIN)/python -m supply.licences
+
+manifests: $(VENV)/.dev
+	$(BIN)/python -m deploy.manifests
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.core

@@ -14,6 +14,7 @@ from http.client import HTTPResponse, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from gateway import REPLICAS, SHIPPED, Gateway, gateway, require_nginx, state_se
 from test_api_only import until
 from test_main import ROOT, Running, free_port, program
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from fallback.config.api import ApiSettings
@@ -29,6 +31,7 @@ from fallback.standin import Fault, StandInThread
 pytestmark = pytest.mark.program
 PROMPT = json.dumps({"prompt": "Hello"})
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+PASSWORD = "only-for-this-test"
 STALL = Fault(kind="stall", after_words=2, seconds=60)
 
 
@@ -54,7 +57,7 @@ class Scene:
         self.running[name] = self.ends[name].enter_context(
             program(
                 folder, self.standin, "main.py", "--port", str(port), "--config", str(config), *options,
-                port=port, INSTANCE_NAME=name, **self.variables,
+                port=port, INSTANCE_NAME=name, DASHBOARD_PASSWORD=PASSWORD, **self.variables,
             )
         )  # fmt: skip
 
@@ -180,14 +183,13 @@ def test_every_family_of_paths_finds_its_server(scene: Scene, front: Gateway) ->
         ("/api/openapi.json", 200, b"{"),
         ("/api/nothing", 404, b"{"),
         ("/gateway/healthz", 200, b"ok"),
-        ("/_stcore/health", 200, b"ok"),
         ("/metrics", 404, b"<html>"),
     ):
         found, content = front.answer("GET", path)
         assert (found, content[: len(beginning)]) == (status, beginning), path
-    status, page = front.answer("GET", "/")
-    assert status == 200
-    assert b"<title>" in page
+    connection, reply = front.ask("GET", "/", accept="text/html")
+    assert (reply.status, reply.getheader("location", "")[:8]) == (303, "/sign-in")
+    connection.close()
 
 
 def events(reply: HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -220,18 +222,33 @@ def test_whole_stream_ends_with_done(scene: Scene, front: Gateway) -> None:
     assert content.endswith(b"data: [DONE]\n\n")
 
 
-def test_dashboard_is_reached_through_its_websocket(scene: Scene, front: Gateway) -> None:
+def signed_in(front: Gateway) -> str:
+    """Sign in at the dashboard as a browser does; return the cookie."""
+    own = f"http://127.0.0.1:{front.port}"
+    form = urlencode({"password": PASSWORD, "next": "/"})
+    connection, reply = front.ask(
+        "POST", "/sign-in", form, content_type="application/x-www-form-urlencoded", origin=own
+    )
+    cookie = reply.getheader("set-cookie", "")
+    assert (reply.status, reply.getheader("location")) == (303, "/")
+    connection.close()
+    return cookie.partition(";")[0]
+
+
+def test_dashboard_is_reached_through_its_websocket_by_who_signed_in(scene: Scene, front: Gateway) -> None:
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-    async def first_words() -> set[str]:
+    async def first_words(cookie: str) -> set[str]:
         address = f"ws://127.0.0.1:{front.port}/_stcore/stream"
         origin = f"http://127.0.0.1:{front.port}"
         asked = BackMsg()
         asked.rerun_script.query_string = ""
         kinds: set[str] = set()
-        names = [Subprotocol("streamlit")]
-        async with connect(address, origin=Origin(origin), subprotocols=names, max_size=None) as socket:
+        names, more = [Subprotocol("streamlit")], {"cookie": cookie}
+        async with connect(
+            address, origin=Origin(origin), subprotocols=names, additional_headers=more, max_size=None
+        ) as socket:
             await socket.send(asked.SerializeToString())
             while "script_finished" not in kinds:
                 told = ForwardMsg()
@@ -239,7 +256,9 @@ def test_dashboard_is_reached_through_its_websocket(scene: Scene, front: Gateway
                 kinds.add(str(told.WhichOneof("type")))
         return kinds
 
-    assert {"new_session", "delta", "script_finished"} <= asyncio.run(first_words())
+    assert {"new_session", "delta", "script_finished"} <= asyncio.run(first_words(signed_in(front)))
+    with pytest.raises(InvalidStatus):
+        asyncio.run(first_words("fallback_session=made-up"))
 
 
 def test_body_beyond_the_limit_is_refused_in_the_shape_of_the_api(scene: Scene, front: Gateway) -> None:
