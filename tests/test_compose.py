@@ -14,6 +14,8 @@ import pytest
 from gateway import REPLICAS
 
 from deploy.image import ROOT, read_image
+from fallback.config.log import read_sources
+from fallback.core.errors import Problem
 from main import _parser
 
 COMPOSE = Path(sys.executable).with_name("docker-compose")
@@ -131,9 +133,11 @@ def test_replicas_share_state_and_keep_logs_of_their_own_which_the_dashboard_rea
         assert service["environment"]["INSTANCE_NAME"] == name
         assert {"source": name, "target": "/data"}.items() <= service["volumes"][0].items()
         assert set(service["networks"]) == {"inside", "state"}
-    logs = everything["dashboard"]["environment"]["USAGE_LOGS"].split(",")
+    problems: list[Problem] = []
+    logs = read_sources(everything["dashboard"]["environment"], Path("/app"), problems)
+    assert problems == []
     mounted = {volume["target"]: volume for volume in everything["dashboard"]["volumes"]}
-    assert logs == ["/data", *(f"/replicas/{name}" for name in REPLICAS)]
+    assert logs == ("/data", *(f"/replicas/{name}" for name in REPLICAS))
     for name in REPLICAS:
         assert mounted[f"/replicas/{name}"]["source"] == name
         assert mounted[f"/replicas/{name}"]["read_only"] is True

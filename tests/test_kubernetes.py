@@ -16,6 +16,7 @@ import yaml
 from deploy.image import ROOT, read_image
 from fallback.api.closing import FORCE_S
 from fallback.config import load
+from fallback.config.log import read_sources
 from main import _parser
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -302,6 +303,6 @@ def test_dashboard_reads_the_log_of_every_replica() -> None:
     assert mounts["/usage"] == {"name": own["name"], "mountPath": "/usage", "readOnly": True}
     assert mounts["/data"]["name"] == own["name"]
     given = {entry["name"]: entry.get("value") for entry in container("dashboard")["env"]}
-    assert given["USAGE_LOGS"] == "/usage/*"
+    assert read_sources({"USAGE_LOGS": str(given["USAGE_LOGS"])}, Path("/app"), []) == ("/usage/*",)
     claim = of_kind("PersistentVolumeClaim")[own["name"]]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
