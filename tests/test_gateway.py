@@ -348,8 +348,6 @@ def test_stream_of_a_dying_replica_is_not_presented_as_whole(scene: Scene, front
 
 
 def test_switch_thrown_at_one_replica_holds_for_all(scene: Scene, front: Gateway) -> None:
-    if not (ROOT / "fallback" / "config" / "state.py").exists():
-        pytest.skip("this program does not know STATE_URL")
     for enabled in (False, True):
         connection, reply = scene.running["api-1"].request(
             "PATCH", "/api/providers/groq_llama", {"enabled": enabled}
