@@ -33,7 +33,7 @@ __all__ = ["STEP_BYTES", "Step", "step"]
 STEP_BYTES = 640 * 1024 * 1024
 """Of one transaction. Every thread fills groups of 122,880 rows, and writes those that are full at once; the last one of each
 waits for the end of the transaction, and for one thread. So a long step costs less than several short ones."""
-STEP_S = 4.0
+STEP_S = 6.0
 """How long a step takes lines in at most, for others wait for the cache meanwhile."""
 
 _TRIES = 5

@@ -153,13 +153,20 @@ class _Sums:
             source, sign = f"added_{level_s}", ""
 
     def _merge(self, connection: DuckDBPyConnection, level_s: int) -> None:
+        kept, added = f"{self.name}_{level_s}", f"added_{level_s}"
         names = ("bucket", *self.keys)
         same = " AND ".join(f"kept.{name} = added.{name}" for name in names)
         new = ", ".join(f"{name} = kept.{name} + added.{name}" for name in self.sums)
-        values = ", ".join(f"added.{name}" for name in (*names, *self.sums))
+        columns = (*names, *self.sums)
+        [(last,)] = connection.execute(f"SELECT coalesce(max(bucket), -1) FROM {kept}").fetchall()
         connection.execute(
-            f"MERGE INTO {self.name}_{level_s} AS kept USING added_{level_s} AS added ON {same} "
-            f"WHEN MATCHED THEN UPDATE SET {new} WHEN NOT MATCHED THEN INSERT VALUES ({values})"
+            f"MERGE INTO {kept} AS kept USING (SELECT * FROM {added} WHERE bucket <= {last}) AS added ON {same} "
+            f"WHEN MATCHED THEN UPDATE SET {new} "
+            f"WHEN NOT MATCHED THEN INSERT VALUES ({', '.join(f'added.{name}' for name in columns)})"
+        )
+        # Nearly all of a long reading is later than what there is, and need not be looked for.
+        connection.execute(
+            f"INSERT INTO {kept} SELECT {', '.join(columns)} FROM {added} WHERE bucket > {last}"
         )
 
     def rows_where(self, which: str) -> str:
