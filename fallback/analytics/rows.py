@@ -12,6 +12,7 @@ What may not live here: files, tables, and what the fields mean.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def _is_text(line: bytes) -> bool:
 
 
 def _as_json(fields: Fields) -> bytes:
-    """Return the fields that are texts, numbers and truths as strict JSON."""
+    """Return the fields as strict JSON; lists and objects as texts, which the database makes of them too."""
     return orjson.dumps(
         {as_text(name): plain for name, value in fields.items() if (plain := _plain(value)) is not None}
     )
@@ -184,6 +185,8 @@ def _plain(value: object) -> str | int | float | bool | None:
             return value if abs(value) < 2**63 else None
         case float():
             return value if math.isfinite(value) else None
+        case list() | dict():
+            return as_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         case _:
             return None
 
