@@ -3,8 +3,9 @@
 Theory of operation: what was read of each file stands in the table `files`, and is changed in the same transaction as the rows
 and sums of the lines, so that a line is counted once whoever reads and whatever breaks off. A step looks at the files that
 there are; takes back the lines of those that are gone, or were cut or written over; and reads on where the first file with
-something new was left, up to STEP_BYTES. The last line of a rotated file may have no newline. It is read all the same, and
-taken back and read again if the file grows after all.
+something new was left, up to STEP_BYTES or for STEP_S. The last line of a rotated file may have no newline. It is read all the same, and
+taken back and read again if the file grows after all. Taking the lines in is one statement, fed by one stream (intake), in
+another thread, so that whoever waits can be told how far it has come.
 
 What may not live here: how a line is read (rows), how the cache is opened (cache).
 """

@@ -163,11 +163,15 @@ class Intake:
                 return
             reading = Reading(file=file, before=known, known=known)
             self.begun.append(reading)
+            read_bytes, began = self.read_bytes, time.monotonic()
             try:
                 yield from self._of(reading)
             except OSError as error:
                 reading.failure = error
                 reading.known = known
+                # What it took is not taken from the files behind it, or they might never be read.
+                self.read_bytes = read_bytes
+                self._until += time.monotonic() - began
 
     def _is_full(self) -> bool:
         if self.read_bytes >= self._most_bytes or time.monotonic() >= self._until:

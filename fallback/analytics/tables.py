@@ -243,10 +243,12 @@ _SUMS: Final = (
     ),
     _Sums(
         "request_duration",
-        {"drill": "BOOLEAN", "first_token": "BOOLEAN", "grid": "BIGINT"},
+        dict.fromkeys(("first_provider", "provider"), "VARCHAR")
+        | {"drill": "BOOLEAN", "first_token": "BOOLEAN", "grid": "BIGINT"},
         ("n",),
-        f"""SELECT {_SECOND}, drill, first_token, grid, 1 AS n FROM (
-                SELECT ts, drill, unnest([false, true]) AS first_token,
+        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("first_provider", "provider"))},
+            drill, first_token, grid, 1 AS n FROM (
+                SELECT ts, first_provider, provider, drill, unnest([false, true]) AS first_token,
                     unnest([{grid_of("duration_s")}, {grid_of("ttft_s")}]) AS grid
                 FROM requests WHERE outcome = 'ok' AND $which
             ) WHERE grid IS NOT NULL""",
