@@ -1,9 +1,10 @@
 """Prints what the analytics cost, by length of the log: first read, refresh, every query of the page, warm opening, memory.
 
-python benchmarks/analytics.py [--lines 1000000] [--pandas]
+python benchmarks/analytics.py [--lines 1000000] [--pandas] [--page]
 
 Logs of 10^4 lines up to --lines are made in a temporary folder (0.55 GB for 10^6) and deleted again; they cover a week, rotated
-at 64 MiB as the program does it. Every figure is taken in a fresh process. With --pandas, pandas.read_json is timed as well.
+at 64 MiB as the program does it. Every figure is taken in a fresh process. With --pandas, pandas.read_json is timed as well;
+with --page the real program is started over the log, and its Analytics page opened in Chromium until its figures stand.
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ def in_fresh_process(name: str, folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def print_measures(lines: int, *, with_pandas: bool) -> None:
+def print_measures(lines: int, *, with_pandas: bool, with_page: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_log(folder, lines)
@@ -281,12 +282,18 @@ def print_measures(lines: int, *, with_pandas: bool) -> None:
             print(f"  {f'peak memory of the process ({measure})':<40}{peak:>7,.0f} MiB")
         cache = folder / "analytics.duckdb"
         print(f"  {'size of the cache':<40}{cache.stat().st_size / MIB:>7,.0f} MiB", flush=True)
+        if with_page:
+            # Here, because nothing else needs a browser.
+            from benchmarks.analytics_page import print_browser
+
+            print_browser(folder, LATEST - WEEK_S, LATEST + 60)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--lines", type=int, default=1_000_000, help="of the longest log (default: 1000000)")
     parser.add_argument("--pandas", action="store_true", help="time pandas.read_json too")
+    parser.add_argument("--page", action="store_true", help="time the page in a browser too")
     parser.add_argument("--only", action="store_true", help="the longest log alone")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -299,7 +306,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     lines = chosen.lines if chosen.only else min(10_000, chosen.lines)
     while lines <= chosen.lines:
-        print_measures(lines, with_pandas=chosen.pandas)
+        print_measures(lines, with_pandas=chosen.pandas, with_page=chosen.page)
         lines *= 10
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from hypothesis import strategies as st
@@ -52,10 +52,20 @@ _odd = st.one_of(
 """What may stand where something else is meant to."""
 
 
+def _is_short(value: object) -> bool:
+    return not isinstance(value, float) and not (isinstance(value, int) and abs(value) > 3)
+
+
+_OFFSETS = (-210, 120)
+"""Minutes from UTC."""
+
+
 def _ts(unix_s: float, form: int) -> str:
     moment = datetime.fromtimestamp(unix_s, UTC)
     if form == 1:
         return moment.isoformat()  # with +00:00, and with microseconds or without
+    if form in _OFFSETS:
+        return moment.astimezone(timezone(timedelta(minutes=form))).isoformat()
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -182,8 +192,8 @@ def _spoiled(draw: st.DrawFn) -> dict[str, Any]:
             line.pop(name, None)
         else:
             odd = draw(_odd)
-            # What else than a text stands for one where one is meant is left open.
-            if not isinstance(line.get(name), str) or odd is None or isinstance(odd, str):
+            # How a number is written where a text is meant is left open for long ones.
+            if not isinstance(line.get(name), str) or _is_short(odd):
                 line[name] = odd
     return line
 
@@ -263,7 +273,9 @@ def _lines(draw: st.DrawFn, name: str, *, legacy: bool) -> list[bytes]:
             told = (
                 {"request_id": f"{name} {len(written) - place}"} if line.get("request_id") == "story" else {}
             )
-            written.append(_encoded({**line, **told}, _ts(now, draw(st.sampled_from((0, 0, 0, 1))))))
+            written.append(
+                _encoded({**line, **told}, _ts(now, draw(st.sampled_from((0, 0, 0, 1, *_OFFSETS)))))
+            )
     return written
 
 

@@ -7,6 +7,7 @@ dicts by column name; instants are Unix microseconds, a missing value is None.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -161,10 +162,12 @@ class Change(Line):
 
 
 def text(fields: Mapping[str, object], name: str) -> str | None:
-    """An empty text counts as left out, and half a pair of surrogates is shown as U+FFFD."""
+    """An empty text counts as left out, half a pair of surrogates is shown as U+FFFD, and what is no text as JSON."""
     value = fields.get(name)
-    if not isinstance(value, str) or not value:
+    if value is None or value == "":
         return None
+    if not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"))
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

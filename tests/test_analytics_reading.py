@@ -448,7 +448,7 @@ def test_steps_of_any_size_come_to_the_same(folder: Path, monkeypatch: pytest.Mo
     # A step is some hundred megabytes long, more than a test can write.
     monkeypatch.setattr("fallback.analytics.engine.STEP_BYTES", 3_000)
     monkeypatch.setattr("fallback.analytics.sources.RUN_BYTES", 2_000)
-    monkeypatch.setattr("fallback.analytics.ingest.MAX_READ_BYTES", 1_000)
+    monkeypatch.setattr("fallback.analytics.intake.MAX_READ_BYTES", 1_000)
     for day in (20, 21):
         append(folder / f"usage-2026-11-{day}.log", [request(NOON, f"{day}-{n:03}") for n in range(40)])
     append(folder / "usage.log", [request(NOON, f"{n:03}") for n in range(40)])
@@ -456,7 +456,7 @@ def test_steps_of_any_size_come_to_the_same(folder: Path, monkeypatch: pytest.Mo
         seen: list[float] = []
         assert analytics.refresh(seen.append).lines == 120
         assert seen == sorted(seen)
-        assert len(seen) > 10
+        assert len(seen) > 5
         assert_agrees_with_the_reader(analytics, folder)
 
 
@@ -473,6 +473,33 @@ def test_what_no_version_of_ours_wrote_is_read_and_left_alone(analytics: Analyti
     analytics.refresh()
     assert (analytics.coverage.lines, analytics.coverage.damaged) == (4, 0)
     assert names(analytics) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("written", "hours"), [("Z", 0), ("+00:00", 0), ("+02:00", 2), ("-03:30", -3.5), ("+14:00", 14)]
+)
+def test_an_instant_with_an_offset_is_read_as_that_instant(
+    analytics: Analytics, folder: Path, written: str, hours: float
+) -> None:
+    local = stamp(NOON + hours * 3_600)
+    append(folder / "usage.log", [request(NOON, "a") | {"ts": local.removesuffix("Z") + written}])
+    analytics.refresh()
+    assert requests(analytics, DAY, Filters()).ts[0].timestamp() == NOON
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["by the database", "one by one"])
+def test_what_is_no_text_where_one_is_meant_counts_as_its_json(
+    analytics: Analytics, folder: Path, end: bytes
+) -> None:
+    for place, route in enumerate((7, True, [1, "ü"], {"a": None}, None)):
+        line = encoded(request(NOON - place, f"{place}") | {"route": route})
+        (folder / "usage.log").parent.mkdir(exist_ok=True)
+        with (folder / "usage.log").open("ab") as file:
+            file.write(line.removesuffix(b"\n") + end)
+    analytics.refresh()
+    found = requests(analytics, DAY, Filters())
+    assert list(found.route[:4]) == ["7", "true", '[1,"ü"]', '{"a":null}']
+    assert found.route.isna()[4]
 
 
 def test_numbers_without_sense_count_as_left_out(analytics: Analytics, folder: Path) -> None:

@@ -84,7 +84,8 @@ def opened(**address: str) -> AppTest:
     page = AppTest.from_file(FRAME, default_timeout=BOUND_S)
     for name, value in address.items():
         page.query_params[name] = value
-    return checked(page.switch_page(PAGE).run())
+    # The figures come first; then the browser asks for the rest.
+    return checked(checked(page.switch_page(PAGE).run()).run())
 
 
 def checked(page: AppTest) -> AppTest:
@@ -127,6 +128,21 @@ def test_a_log_without_a_request_in_the_time_says_so_in_every_part(start: Start)
     for words in ("Nothing was asked in this time.", "No failover in this time", "No answers in this time.",
                   "No attempt failed in this time.", "No requests in this time."):  # fmt: skip
         assert words in text
+
+
+def test_who_comes_to_the_page_is_sent_the_figures_before_the_rest(start: Start) -> None:
+    start(*week())
+    page = AppTest.from_file(FRAME, default_timeout=BOUND_S)
+    for _ in range(2):
+        checked(page.switch_page(PAGE).run())
+        assert figure(page, "Requests") == "9"
+        assert not page.get("vega_lite_chart")
+        assert not page.dataframe
+        checked(page.run())
+        assert figure(page, "Requests") == "9"
+        assert len(page.get("vega_lite_chart")) > 5
+        assert len(table(page)) == 9
+        checked(page.switch_page("../../pages/providers.py").run())
 
 
 def test_figures_charts_and_requests_are_shown(start: Start) -> None:

@@ -12,9 +12,11 @@ What may not live here: files, tables, and what the fields mean.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import orjson
@@ -24,9 +26,12 @@ from fallback.usage_log.encode import MAX_LINE_BYTES, as_text
 from fallback.usage_log.parse import Damaged, parse_line
 from fallback.usage_log.reader import MAX_READ_BYTES
 
-__all__ = ["Chunk", "Fields", "json_table"]
+__all__ = ["TEXTS", "Chunk", "Fields", "Slow", "json_batch"]
 
 Fields = Mapping[str, object]
+
+TEXTS: Final = pa.schema([("file", pa.int32()), ("line", pa.int64()), ("text", pa.string())])
+"""What the database is given: the number of a file, the number of a line of it, and its JSON."""
 
 _START = b'{"schema":'
 _BATCH_LINES = 16_384
@@ -98,22 +103,17 @@ class Chunk:
         """Without the blank ones."""
         return len(self._ends) - self.slow.blank
 
-    def table(self) -> pa.Table:
-        """Return `line` and `text` of the ordinary lines."""
+    def batches(self, file: int) -> Iterator[pa.RecordBatch]:
+        """Give the ordinary lines as rows of TEXTS."""
+        count = len(self._ends)
         offsets = np.append(self._starts, self._ends[-1:] + 1).clip(max=len(self._text)).astype(np.int32)
-        texts = pa.StringArray.from_buffers(len(self._ends), pa.py_buffer(offsets), pa.py_buffer(self._text))
-        numbers = pa.array(np.arange(self.first_line, self.first_line + len(self._ends), dtype=np.int64))
-        table = pa.table({"line": numbers, "text": texts})
+        texts = pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(self._text))
+        numbers = np.arange(self.first_line, self.first_line + count, dtype=np.int64)
+        batch = pa.record_batch([np.full(count, file, np.int32), numbers, texts], schema=TEXTS)
         if not self._ordinary.all():
-            table = table.filter(pa.array(self._ordinary))
-        return pa.Table.from_batches(table.to_batches(max_chunksize=_BATCH_LINES), schema=table.schema)
-
-    def read_slowly(self, numbers: Sequence[int]) -> Slow:
-        """Read ordinary-looking lines that the database refused."""
-        slow = Slow()
-        for number in numbers:
-            slow.take(number, self._line(number - self.first_line))
-        return slow
+            batch = batch.filter(pa.array(self._ordinary))
+        for begin in range(0, len(batch), _BATCH_LINES):
+            yield batch.slice(begin, _BATCH_LINES)
 
     def _line(self, index: int) -> bytes:
         return self._text[self._starts[index] : self._ends[index]]
@@ -154,14 +154,10 @@ class Chunk:
             good[index] = is_ordinary(self._line(index))
 
 
-def json_table(texts: Sequence[tuple[int, bytes]]) -> pa.Table:
-    """Return `line` and `text` of lines that were made ordinary."""
-    return pa.table(
-        {
-            "line": pa.array([number for number, _ in texts], pa.int64()),
-            "text": pa.array([text.decode() for _, text in texts], pa.string()),
-        }
-    )
+def json_batch(file: int, texts: Sequence[tuple[int, bytes]]) -> pa.RecordBatch:
+    """Return lines that were made ordinary (number and JSON) as rows of TEXTS."""
+    numbers = [number for number, _ in texts]
+    return pa.record_batch([[file] * len(texts), numbers, [text.decode() for _, text in texts]], schema=TEXTS)
 
 
 def _is_text(line: bytes) -> bool:
@@ -173,7 +169,7 @@ def _is_text(line: bytes) -> bool:
 
 
 def _as_json(fields: Fields) -> bytes:
-    """Return the fields that are texts, numbers and truths as strict JSON."""
+    """Return the fields as strict JSON; lists and objects as texts, which the database makes of them too."""
     return orjson.dumps(
         {as_text(name): plain for name, value in fields.items() if (plain := _plain(value)) is not None}
     )
@@ -189,6 +185,8 @@ def _plain(value: object) -> str | int | float | bool | None:
             return value if abs(value) < 2**63 else None
         case float():
             return value if math.isfinite(value) else None
+        case list() | dict():
+            return as_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         case _:
             return None
 

@@ -3,8 +3,8 @@
 Theory of operation: a figure of counts is made from sums, a quantile from histograms, both of the largest size that the window's
 buckets are made up of. Sums know instance, route, source, outcome and the providers that were asked first and that answered; a provider
 that took part in between is in the rows alone, so under a filter by provider the few requests with several attempts that the
-sums cannot tell about are added from their rows. Histograms know the provider of an attempt and whether it was a drill, and
-under any other filter the rows of the window are used.
+sums cannot tell about are added from their rows. Histograms know the providers as well, and whether it was a drill; under a
+filter by instance, route, source or outcome the rows of the window are used.
 
 What may not live here: what figures mean, and frames.
 """
@@ -52,15 +52,16 @@ class Selection:
         """Return the histograms of requests that were answered."""
         level_s = tables.level_of(self.window.bucket_s, self.window.utc_offset_s, days=False)
         filters = self.filters
-        if level_s is not None and not (
-            filters.providers or filters.instances or filters.routes or filters.sources or filters.outcomes
-        ):
-            sums = tables.sums_of("request_duration", level_s, *self._edges())
-            return f"(SELECT * FROM {sums} WHERE {_all(self._drills())})"
-        parts = [
-            f"SELECT * FROM {tables.rows_of('request_duration', which)}" for which in self.request_rows()
-        ]
-        return f"({' UNION ALL BY NAME '.join(parts)})"
+        rows = [f"SELECT * FROM {tables.rows_of('request_duration', which)}" for which in self.request_rows()]
+        if level_s is None or (filters.instances or filters.routes or filters.sources or filters.outcomes):
+            return f"({' UNION ALL BY NAME '.join(rows)})"
+        chosen = self._drills()
+        if filters.providers:
+            chosen.append(f"({self._took_part()})")
+        sums = tables.sums_of("request_duration", level_s, *self._edges())
+        whole = f"SELECT * FROM {sums} WHERE {_all(chosen)}"
+        # Those of the filter that sums know are the first of the rows.
+        return f"({' UNION ALL BY NAME '.join([whole, *rows[1:]])})"
 
     def request_rows(self) -> list[str]:
         """Return the conditions for the rows of requests; each row fulfils one of them at most.

@@ -42,9 +42,10 @@ __all__ = [
     "rows_of",
     "sums_of",
     "take_back",
+    "unread",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Raised with every change of a table or of what goes into it; a cache of another version is made anew."""
 
 LEVELS_S: Final = (900, 3_600)
@@ -82,10 +83,10 @@ _KINDS = "('attempt', 'request', 'state')"
 _LACK = f"""
     CASE
         WHEN ts IS NULL OR ts < 0 OR ts >= {_YEAR_2200_US} THEN 'ts is no instant'
-        WHEN kind <> 'request' AND coalesce(provider, '') = '' THEN 'provider is missing'
-        WHEN kind <> 'state' AND coalesce(outcome, '') = '' THEN 'outcome is missing'
-        WHEN kind = 'state' AND coalesce("from", '') = '' THEN 'from is missing'
-        WHEN kind = 'state' AND coalesce("to", '') = '' THEN 'to is missing'
+        WHEN field.kind <> 'request' AND coalesce(field.provider, '') = '' THEN 'provider is missing'
+        WHEN field.kind <> 'state' AND coalesce(field.outcome, '') = '' THEN 'outcome is missing'
+        WHEN field.kind = 'state' AND coalesce(field."from", '') = '' THEN 'from is missing'
+        WHEN field.kind = 'state' AND coalesce(field."to", '') = '' THEN 'to is missing'
     END
 """
 """What a line makes no sense without; NULL: it has it."""
@@ -152,13 +153,20 @@ class _Sums:
             source, sign = f"added_{level_s}", ""
 
     def _merge(self, connection: DuckDBPyConnection, level_s: int) -> None:
+        kept, added = f"{self.name}_{level_s}", f"added_{level_s}"
         names = ("bucket", *self.keys)
         same = " AND ".join(f"kept.{name} = added.{name}" for name in names)
         new = ", ".join(f"{name} = kept.{name} + added.{name}" for name in self.sums)
-        values = ", ".join(f"added.{name}" for name in (*names, *self.sums))
+        columns = (*names, *self.sums)
+        [(last,)] = connection.execute(f"SELECT coalesce(max(bucket), -1) FROM {kept}").fetchall()
         connection.execute(
-            f"MERGE INTO {self.name}_{level_s} AS kept USING added_{level_s} AS added ON {same} "
-            f"WHEN MATCHED THEN UPDATE SET {new} WHEN NOT MATCHED THEN INSERT VALUES ({values})"
+            f"MERGE INTO {kept} AS kept USING (SELECT * FROM {added} WHERE bucket <= {last}) AS added ON {same} "
+            f"WHEN MATCHED THEN UPDATE SET {new} "
+            f"WHEN NOT MATCHED THEN INSERT VALUES ({', '.join(f'added.{name}' for name in columns)})"
+        )
+        # Nearly all of a long reading is later than what there is, and need not be looked for.
+        connection.execute(
+            f"INSERT INTO {kept} SELECT {', '.join(columns)} FROM {added} WHERE bucket > {last}"
         )
 
     def rows_where(self, which: str) -> str:
@@ -170,9 +178,10 @@ def _value(name: str, kind: str) -> str:
     """Return the expression for what is kept of a field."""
     value = f'field."{name}"'
     if name == "kind":
-        return (
-            f"CASE WHEN field.schema = {SCHEMA} THEN coalesce({value}, '') WHEN field IS NOT NULL THEN '' END"
-        )
+        return f"""CASE WHEN field IS NULL THEN NULL
+            WHEN field.schema = {SCHEMA} AND {value} IN {_KINDS} THEN coalesce({_LACK}, {value}) ELSE '' END"""
+    if name == "error_message":
+        return f"CASE WHEN field IS NULL THEN text ELSE {value} END"
     if name == "cost_usd":
         return f"CASE WHEN {value} BETWEEN 0 AND {_MOST_USD} THEN {value} END"
     if kind == "BOOLEAN":
@@ -187,12 +196,18 @@ def _value(name: str, kind: str) -> str:
 _READ: Final = (
     f"""TRY(json_transform(text, '{json.dumps({"schema": "BIGINT", "ts": "VARCHAR", **_FIELDS})}'))"""
 )
-# A condition on the field would have every line read twice; so what is no JSON becomes a row without a kind.
+# A cast to TIMESTAMP would pass over the offset from UTC, and one to TIMESTAMPTZ takes a local time where there is none.
+_INSTANT = """CASE WHEN field.ts[-1] = 'Z' OR field.ts[-6] IN ('+', '-')
+    THEN epoch_us(TRY_CAST(field.ts AS TIMESTAMPTZ)) END"""
+# A condition on the field would have every line read twice, and looking at whole rows again costs as much as making them. So each
+# line becomes a row at first, and the kind of those that cannot stay says why: NULL, with the line itself as its message,
+# where it is no JSON; a reason; or "" for a line of another schema or kind.
 _PUT: Final = f"""
-    INSERT INTO entries SELECT $file, line,
-        CASE WHEN field.ts[-1] = 'Z' OR field.ts[-6] IN ('+', '-') THEN epoch_us(TRY_CAST(field.ts AS TIMESTAMP)) END,
-        {", ".join(_value(name, kind) for name, kind in _FIELDS.items())}
-    FROM (SELECT line, {_READ} AS field FROM texts)
+    INSERT INTO entries SELECT file, line, ts, {", ".join(_value(name, kind) for name, kind in _FIELDS.items())}
+    FROM (
+        SELECT file, line, text, {_INSTANT} AS ts, field
+        FROM (SELECT file, line, text, {_READ} AS field FROM texts)
+    )
 """
 
 
@@ -228,10 +243,12 @@ _SUMS: Final = (
     ),
     _Sums(
         "request_duration",
-        {"drill": "BOOLEAN", "first_token": "BOOLEAN", "grid": "BIGINT"},
+        dict.fromkeys(("first_provider", "provider"), "VARCHAR")
+        | {"drill": "BOOLEAN", "first_token": "BOOLEAN", "grid": "BIGINT"},
         ("n",),
-        f"""SELECT {_SECOND}, drill, first_token, grid, 1 AS n FROM (
-                SELECT ts, drill, unnest([false, true]) AS first_token,
+        f"""SELECT {_SECOND}, {", ".join(_NO_TEXT.format(name) for name in ("first_provider", "provider"))},
+            drill, first_token, grid, 1 AS n FROM (
+                SELECT ts, first_provider, provider, drill, unnest([false, true]) AS first_token,
                     unnest([{grid_of("duration_s")}, {grid_of("ttft_s")}]) AS grid
                 FROM requests WHERE outcome = 'ok' AND $which
             ) WHERE grid IS NOT NULL""",
@@ -279,33 +296,41 @@ def clear(connection: DuckDBPyConnection) -> None:
         connection.execute(f"DELETE FROM {name}")
 
 
-def put(connection: DuckDBPyConnection, file: int, texts: pa.Table) -> list[int]:
-    """Put lines of JSON (`line`, `text`) into the rows. Return the numbers of those that are none, which are left out."""
-    if not texts.num_rows:
-        return []
+def put(connection: DuckDBPyConnection, texts: pa.RecordBatchReader) -> None:
+    """Put lines of JSON (rows of `rows.TEXTS`) into the rows; `unread` and `refuse` find those that cannot stay there."""
     connection.register("texts", texts)
-    connection.execute(_PUT.replace("$file", str(file)))
-    connection.unregister("texts")
-    unread = f"kind IS NULL AND file = {file} AND line >= {texts['line'][0]}"
-    refused = connection.execute(f"SELECT line FROM entries WHERE {unread} ORDER BY line").fetchall()
-    if refused:
-        connection.execute(f"DELETE FROM entries WHERE {unread}")
-    return [line for (line,) in refused]
+    try:
+        connection.execute(_PUT)
+    finally:
+        connection.unregister("texts")
 
 
-def refuse(connection: DuckDBPyConnection, which: str) -> list[tuple[int, str]]:
-    """Delete those of the rows for which `which` holds that make no sense; return their lines and why.
+def unread(connection: DuckDBPyConnection, which: str, most: int) -> list[tuple[int, int, str]]:
+    """Take out up to `most` of the rows for which `which` holds that are no JSON; return file, line and text of each."""
+    found = connection.execute(
+        f"SELECT file, line, error_message FROM entries WHERE kind IS NULL AND ({which}) "
+        f"ORDER BY file, line LIMIT {most}"
+    ).fetchall()
+    if found:
+        file, line, _ = found[-1]
+        connection.execute(
+            f"DELETE FROM entries WHERE kind IS NULL AND (file, line) <= ({file}, {line}) AND ({which})"
+        )
+    return found
+
+
+def refuse(connection: DuckDBPyConnection, which: str) -> None:
+    """Make problems of those of the rows for which `which` holds that make no sense.
 
     Rows of another schema or kind are deleted without a word: they belong to a later version of the log.
     """
-    connection.execute(f"DELETE FROM entries WHERE kind NOT IN {_KINDS} AND ({which})")
-    lacking = connection.execute(
-        f"SELECT line, {_LACK} AS lack FROM entries WHERE lack IS NOT NULL AND ({which})"
-    )
-    refused = lacking.fetchall()
-    if refused:
-        connection.execute(f"DELETE FROM entries WHERE {_LACK} IS NOT NULL AND ({which})")
-    return refused
+    odd = f"kind NOT IN {_KINDS} AND ({which})"
+    [(count,)] = connection.execute(f"SELECT count(*) FROM entries WHERE {odd}").fetchall()
+    if count:
+        connection.execute(
+            f"INSERT INTO problems SELECT file, line, kind FROM entries WHERE kind <> '' AND {odd}"
+        )
+        connection.execute(f"DELETE FROM entries WHERE {odd}")
 
 
 def add_up(connection: DuckDBPyConnection, which: str) -> None:

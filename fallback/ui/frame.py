@@ -9,6 +9,7 @@ from typing import Literal
 import streamlit as st
 
 from fallback.router import get_router
+from fallback.ui.arrival import ARRIVED
 from fallback.ui.text_safety import plain
 from fallback.ui.visitors import show_account, visitor
 
@@ -16,6 +17,7 @@ TITLE = "LLM Fallback"
 ICON = Path(__file__).with_name("icon.png")
 # Streamlit leaves a tenth of an ordinary screen empty above a page.
 STYLE = "<style>[data-testid=stMainBlockContainer] {padding-top: 4.5rem; padding-bottom: 3rem}</style>"
+_SHOWN = "page_shown"
 PAGES_FOLDER = Path(__file__).resolve().parents[2] / "pages"
 
 
@@ -85,6 +87,8 @@ def show() -> None:
     banner = get_router().wiring.settings.banner
     if banner:
         st.info(plain(banner), icon=":material/science:")
+    st.session_state[ARRIVED] = st.session_state.get(_SHOWN) != chosen.title
+    st.session_state[_SHOWN] = chosen.title
     chosen.run()
 
 

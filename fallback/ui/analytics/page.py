@@ -1,4 +1,8 @@
-"""The page: what stands where, and how often it is drawn anew."""
+"""The page: what stands where, and how often it is drawn anew.
+
+Theory of operation: a browser draws what comes in one go before it shows any of it, and two dozen charts take it seconds. So who
+comes to the page is sent the figures alone; when the browser has them it asks for the rest by itself.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from fallback.ui.analytics.picks import take_news
 from fallback.ui.analytics.reading import read_on, show_coverage, show_empty
 from fallback.ui.analytics.requests import show_requests
 from fallback.ui.analytics.sections import show_charts, show_figures
+from fallback.ui.arrival import just_arrived
 from fallback.ui.charts import Canvas
 from fallback.ui.text_safety import plain
 
@@ -25,6 +30,9 @@ __all__ = ["show_analytics"]
 
 EVERY_S = 10.0
 """How often a live page looks for new lines."""
+SOON_S = 0.1
+"""How long after the figures the browser asks for the charts."""
+_ASKED = "analytics_charts_asked"
 MOST_DOWNLOADED = 100_000
 """Requests in one file."""
 _STOOD = "analytics_stood_still"
@@ -48,6 +56,7 @@ _TITLES = {
 def show_analytics(router: ModelRouter) -> None:
     """Draw the page; while it is live its parts are drawn anew by themselves."""
     analytics = router.wiring.analytics()
+    st.title("Analytics", anchor=False)
     with _told(analytics):
         read_on(analytics)
         coverage = analytics.coverage
@@ -62,8 +71,27 @@ def _show_parts(router: ModelRouter, analytics: Analytics, known: Choices) -> No
     if chosen.problem:
         st.warning(chosen.problem, icon=":material/warning:")
     every_s = EVERY_S if chosen.live else None
-    st.fragment(_show_charts, run_every=every_s)(router, analytics, chosen)
-    st.fragment(_show_requests, run_every=every_s)(router, analytics, chosen)
+    first = just_arrived()
+    # At the same place both times, so that a call of the browser that comes late finds it there, and nothing to do.
+    with st.container(key="analytics_rest"):
+        asking = st.empty()
+    if first:
+        with _told(analytics):
+            shown = _view(router, analytics, chosen)
+            _show_bar(shown, chosen)
+            show_figures(shown)
+    else:
+        st.fragment(_show_charts, run_every=every_s)(router, analytics, chosen)
+        st.fragment(_show_requests, run_every=every_s)(router, analytics, chosen)
+    with asking:
+        st.fragment(_ask_for_the_rest, run_every=SOON_S if first else None)(first)
+
+
+def _ask_for_the_rest(first: bool) -> None:
+    """Draw the whole page where only the `first` of it was sent, when the browser calls this after the page has."""
+    if first and st.session_state.get(_ASKED):
+        st.rerun(scope="app")
+    st.session_state[_ASKED] = first
 
 
 @st.fragment(run_every=EVERY_S)
