@@ -124,7 +124,9 @@ def _stage_root(folder: Path) -> Path:
         _mount("--rbind", f"/{shared}", str(merged / shared))
     _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(merged / "tmp"))
     # The program in the image may not lean on the checkout that it was built from.
-    _mount("-t", "tmpfs", "-o", "mode=000", "tmpfs", str(merged / ROOT.relative_to("/")))
+    checkout = merged / ROOT.relative_to("/")
+    checkout.mkdir(parents=True, exist_ok=True)  # one below /tmp is hidden already
+    _mount("-t", "tmpfs", "-o", "mode=000", "tmpfs", str(checkout))
     _python(merged)
     return merged
 

@@ -231,3 +231,34 @@ def test_connections_that_have_ended_are_forgotten() -> None:
 
     connections = asyncio.run(run())
     assert (len(connections), connections.cut_off) == (0, 1)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_caller_who_sends_on_after_a_refusal_can_read_it(
+    standin: StandInThread, tmp_path: Path, announced: bool
+) -> None:
+    piece = b"a" * 65536
+    with serving(tmp_path, standin, max_body_bytes=100_000) as port, connected(port) as caller:
+        length = f"content-length: {3 * 1024 * 1024}" if announced else "transfer-encoding: chunked"
+        caller.sendall(f"POST /api/generate HTTP/1.1\r\n{KEEP}{length}\r\n\r\n".encode())
+        framed = piece if announced else b"10000\r\n" + piece + b"\r\n"
+        for _ in range(48):
+            caller.sendall(framed)
+        assert statuses(rest_of(caller)) == [413]
+        assert_it_answers(port)
+
+
+def test_caller_who_never_stops_sending_after_a_refusal_is_cut_off(
+    standin: StandInThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fallback.api.connection.LINGER_BYTES", 1_000_000)
+    with serving(tmp_path, standin, max_body_bytes=100_000) as port, connected(port) as caller:
+
+        def send_on() -> None:
+            for _ in range(10_000):
+                caller.sendall(b"10000\r\n" + b"a" * 65536 + b"\r\n")
+
+        caller.sendall(f"POST /api/generate HTTP/1.1\r\n{KEEP}transfer-encoding: chunked\r\n\r\n".encode())
+        with pytest.raises(OSError):
+            send_on()
+        assert_it_answers(port)

@@ -553,12 +553,13 @@ def test_closing_the_transport_ends_a_call_that_is_not_connected_yet() -> None:
 def test_closing_the_transport_does_not_wait_for_a_body_that_nobody_reads() -> None:
     over = threading.Event()
 
-    def answers_unasked(conn: socket.socket) -> None:
+    def answers_at_once(conn: socket.socket) -> None:
+        conn.recv(1024)
         conn.sendall(CHUNKED)
         over.wait(10)
         wait_until(lambda: not conn.recv(1 << 20), 10)
 
-    with RawServer(answers_unasked) as server:
+    with RawServer(answers_at_once) as server:
 
         async def scenario(transport: Kind) -> None:
             response = await transport.send(request_to(server.url, b"x" * 20_000_000), connect_s=2, limit_s=5)

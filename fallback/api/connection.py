@@ -35,6 +35,11 @@ STATE_KEY = "fallback.connections"
 LAST_SEND_S = 2.0
 """How long the end of the program waits for a caller to take something of what is still to be sent."""
 
+LINGER_S = 2.0
+LINGER_BYTES = 8 * 1024 * 1024
+"""How long, and how much, is still taken of a body after its refusal. A connection that is closed while something on it has not
+been read is reset, and takes the answer with it (RFC 9112, section 9.6)."""
+
 SWEEP_S = 1.0
 MAX_AHEAD_BYTES = 64 * 1024
 """What may be sent behind a request that is not answered yet before reading pauses."""
@@ -110,6 +115,8 @@ class GuardedProtocol(Base):
         self._watchers: set[Callable[[], None]] | None = set()
         """Who is told when the connection is lost; None once it is."""
         self._outgoing: Outgoing | None = None
+        self._linger_bytes: int | None = None
+        """How much is still to be thrown away; None where this connection is not at its end."""
         self.app_state = {**self.app_state, LINE_KEY: self}
         if self._guard is not None:
             self.timeout_keep_alive = self._guard.limits.keep_alive_timeout_s
@@ -117,7 +124,7 @@ class GuardedProtocol(Base):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
-        self._outgoing = Outgoing(transport, self.loop)
+        self._outgoing = Outgoing(transport, self.loop, self._close)
         self._since = self._unsent_since = self.loop.time()
         if self._guard is not None and not self._guard.add(self):
             self._refuse(503, "There are too many connections: try again later.")
@@ -161,6 +168,11 @@ class GuardedProtocol(Base):
 
     def data_received(self, data: bytes) -> None:
         """Take in what came."""
+        if self._linger_bytes is not None:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self.transport.abort()
+            return
         guard = self._guard
         if guard is None:
             super().data_received(data)
@@ -212,6 +224,17 @@ class GuardedProtocol(Base):
         left = self.transport.get_write_buffer_size()
         if left and left >= unsent:
             self.transport.abort()
+
+    def _close(self) -> None:
+        """Close it after an answer: at once, or where a body is still coming, when the caller has had time to read."""
+        cycle: Any = self.cycle
+        if not cycle.more_body or self.transport.is_closing() or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._linger_bytes = LINGER_BYTES
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def check(self, now: float) -> None:
         """End this connection where it is over its time at the instant `now`."""

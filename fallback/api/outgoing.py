@@ -8,6 +8,7 @@ follow at once, it leaves by itself in the next turn of the event loop. Nothing 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 __all__ = ["Outgoing"]
 
@@ -17,11 +18,18 @@ _HEAD = b"HTTP/1."
 class Outgoing:
     """As much of a transport as a server writes to."""
 
-    __slots__ = ("_held", "_loop", "_transport")
+    __slots__ = ("_close", "_held", "_loop", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        """Write to `transport`; `close` is called instead of its own `close`."""
         self._transport = transport
         self._loop = loop
+        self._close = close or transport.close
         self._held = b""
 
     def write(self, data: bytes) -> None:
@@ -48,4 +56,4 @@ class Outgoing:
     def close(self) -> None:
         """Close the connection once everything is sent."""
         self.flush()
-        self._transport.close()
+        self._close()
