@@ -370,11 +370,11 @@ def known_models(roster: Roster) -> tuple[str, ...]:
 
 
 def _order(model: str, roster: Roster) -> tuple[tuple[str, str | None], ...]:
+    if model in roster.policy.routes and model != "auto":
+        return tuple((provider, None) for provider in roster.policy.routes[model])
     everyone = tuple((provider, None) for provider in roster.providers)
     if model == "auto":
         return everyone
-    if model in roster.policy.routes:
-        return tuple((provider, None) for provider in roster.policy.routes[model])
     if model in roster.providers:
         return ((model, None), *(entry for entry in everyone if entry[0] != model))
     owners = [p for p in roster.providers if any(c.model == model for c in roster.candidates(p))]

@@ -152,7 +152,9 @@ class Exchange:
             return self._finish(step, outcome, now)
         now = context.clock()
         self._open = None
-        failure = replace(outcome, delivered=delivery.begun, final=delivery.final)
+        failure = outcome
+        if delivery.begun:
+            failure = replace(outcome, delivered=True, final=delivery.final)
         if prefill and failure.status == 400 and failure.kind is FailureKind.INVALID_REQUEST:
             context.roster.note_prefill_refused(candidate)
             failure = replace(failure, adapted=True)

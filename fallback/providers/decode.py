@@ -299,7 +299,7 @@ class Decoder:
 
     def _error(self, fields: ErrorFields) -> None:
         failure = classify_error(self._status, self._headers, fields, key=self._key, wall=self._wall)
-        self._failure = replace(failure, status=failure.status or self._status)
+        self._failure = failure if failure.status else replace(failure, status=self._status)
 
     def normalise(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Bring a body or chunk of a dialect into OpenAI's shape. Dialects override it."""

@@ -37,6 +37,8 @@ MAX_VALUE_BYTES = 64 * 1024
 TOMBSTONE_S = 86_400.0
 """How long a deletion is kept, so that every process hears of it."""
 
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -144,7 +146,7 @@ def encoded_value(value: Value) -> str | None:
     if not isinstance(value, Mapping):
         raise ValueError(f"a value is a JSON object or None, not {type(value).__name__}")
     try:
-        text = json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(dict(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a JSON object: {error}") from error
     if len(text) > MAX_VALUE_BYTES:
