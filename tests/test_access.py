@@ -248,6 +248,13 @@ def test_metrics_ask_for_a_key_and_health_does_not(client: TestClient) -> None:
     assert client.get("/readyz", headers=bearer(ALICE)).json()["providers"][0]["name"] == "groq_llama"
 
 
+@pytest.mark.parametrize("path", ["/metrics%0A", "/api%0A", "/v1%0A", "/api/%0Aproviders", "/healthz%0A"])
+def test_a_line_end_in_a_path_leads_past_no_question(client: TestClient, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert "line end" in reply.text
+
+
 def test_another_name_in_host_is_refused_on_every_path_but_health(client: TestClient) -> None:
     evil = {**bearer(ALICE), "host": "evil.example"}
     for path in ("/api/providers", "/v1/models", "/metrics", "/"):

@@ -200,6 +200,9 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
     server = address[0] if address else None
     headers = _read(scope["headers"])
     path: str = scope["path"]
+    if "\n" in path:
+        # To a route's pattern "/metrics" and a line end is /metrics, to everybody else it is another path.
+        raise Refusal(404, "not_found", "there is nothing under a path with a line end")
     access.check_network(server, family_of(path))
     state: dict[str, Any] = scope.setdefault("state", {})
     state["api_key_name"] = None
