@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import signal
@@ -776,3 +777,32 @@ def test_of_many_owners_in_many_threads_one_at_a_time_has_a_claim(server: RedisS
         thread.join()
     assert (most, len(done)) == ([1], 18)
     assert all(store.warning is None for store in stores)
+
+
+def test_a_port_of_another_program_ends_no_thread() -> None:
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while request := connection.recv(65_536):
+                asked.append(request)
+                connection.sendall(b":1\r\n" * request.count(b"*"))
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        store = RedisStateStore(
+            Secret(f"redis://127.0.0.1:{listener.getsockname()[1]}"), place="the-server", instance="a"
+        )
+        store.start(lambda _: None)
+        try:
+            # The listener has met the nonsense once, and asks again.
+            until(lambda: sum(b"SUBSCRIBE" in request for request in asked) >= 2)
+            assert store.warning is not None
+        finally:
+            store.close()
+            listener.shutdown(socket.SHUT_RDWR)
