@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fallback.api import Program
@@ -299,6 +300,21 @@ def test_another_machine_is_served_what_asks_who_is_there(
             access.check_network("192.168.1.5", family)
             found.add(family)
     assert found == served
+
+
+def test_a_sign_in_at_the_dashboard_opens_no_figures_to_another_machine(folder: Path) -> None:
+    (folder / ".env").write_text("DASHBOARD_PASSWORD=correct horse\n")
+    program = Program(folder / "providers.yaml")
+    app = Starlette(
+        routes=program.routes(), middleware=program.dashboard_middleware(), lifespan=program.lifespan
+    )
+    with TestClient(app, base_url="http://192.0.2.7") as others:
+        assert others.get("/metrics").status_code == 403
+        assert others.get("/readyz").json() == {"status": "ready"}
+        assert others.get("/healthz").status_code == 200
+    with TestClient(app, base_url="http://127.0.0.1") as own:
+        assert own.get("/metrics").status_code == 200
+        assert "providers" in own.get("/readyz").json()
 
 
 def test_insecure_serves_another_machine_without_keys(folder: Path) -> None:
