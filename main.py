@@ -89,6 +89,9 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
     config = Path(options.config or os.environ.get("FALLBACK_CONFIG") or HERE / "providers.yaml")
     # What is wrong with .env is told by load().
     variables = read_variables(config.parent / ".env", os.environ, [])
+    if "FORWARDED_ALLOW_IPS" in variables:
+        # The server takes this one from nowhere else.
+        os.environ["FORWARDED_ALLOW_IPS"] = variables["FORWARDED_ALLOW_IPS"]
     host, port = _address(options, variables)
     workers, metrics_port = _workers(options)
     if options.demo:

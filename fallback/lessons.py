@@ -31,6 +31,8 @@ __all__ = ["KINDS", "SHARE_S", "STALE_S", "Lessons"]
 
 SHARE_S = 5.0
 STALE_S = 600.0
+_MOST = 1e15
+"""No instant, length or count is as large."""
 KINDS = frozenset({"learned", "headroom"})
 """The first parts of the keys."""
 
@@ -125,4 +127,5 @@ def _headroom(value: Any) -> Headroom | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, since an integer from a store may be too long for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST

@@ -22,7 +22,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from fallback.core.breaker import BreakerState
 from fallback.core.roster import Roster, Simulation, StateChange
@@ -33,6 +33,8 @@ from fallback.state import Claim, Entry, StateStore, Value
 
 __all__ = ["Switchboard", "settled"]
 
+_LAST = 1e15
+"""No instant is as late."""
 SWEEP_S = 0.5
 """How often ended drills are looked for."""
 
@@ -289,7 +291,7 @@ class Switchboard:
         if value is None:
             return None
         until, step = value.get("until"), value.get("step")
-        if not isinstance(until, (int, float)) or not isinstance(step, int):
+        if not _is_instant(until) or not isinstance(step, int):
             return None
         left_s = until - self._wall()
         if left_s <= 0:
@@ -320,8 +322,12 @@ def settled(existing: Entry | None, value: Value) -> Value:
     if before is None or value is None or existing is None or not existing.key.startswith("breaker/"):
         return value
     ours, theirs = value.get("until"), before.get("until")
-    both = isinstance(ours, (int, float)) and isinstance(theirs, (int, float))
-    return before if both and theirs > ours else value  # type: ignore[operator]
+    return before if _is_instant(ours) and _is_instant(theirs) and theirs > ours else value
+
+
+def _is_instant(value: object) -> TypeGuard[float]:
+    """Return whether it is one, in Unix seconds: what somebody else wrote may be anything, or an integer beyond any float."""
+    return isinstance(value, (int, float)) and -_LAST < value < _LAST
 
 
 def _breaker_key(provider: str, model: str | None) -> str:

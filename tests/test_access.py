@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fallback.api import Program
@@ -248,6 +249,13 @@ def test_metrics_ask_for_a_key_and_health_does_not(client: TestClient) -> None:
     assert client.get("/readyz", headers=bearer(ALICE)).json()["providers"][0]["name"] == "groq_llama"
 
 
+@pytest.mark.parametrize("path", ["/metrics%0A", "/api%0A", "/v1%0A", "/api/%0Aproviders", "/healthz%0A"])
+def test_a_line_end_in_a_path_leads_past_no_question(client: TestClient, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert "line end" in reply.text
+
+
 def test_another_name_in_host_is_refused_on_every_path_but_health(client: TestClient) -> None:
     evil = {**bearer(ALICE), "host": "evil.example"}
     for path in ("/api/providers", "/v1/models", "/metrics", "/"):
@@ -292,6 +300,21 @@ def test_another_machine_is_served_what_asks_who_is_there(
             access.check_network("192.168.1.5", family)
             found.add(family)
     assert found == served
+
+
+def test_a_sign_in_at_the_dashboard_opens_no_figures_to_another_machine(folder: Path) -> None:
+    (folder / ".env").write_text("DASHBOARD_PASSWORD=correct horse\n")
+    program = Program(folder / "providers.yaml")
+    app = Starlette(
+        routes=program.routes(), middleware=program.dashboard_middleware(), lifespan=program.lifespan
+    )
+    with TestClient(app, base_url="http://192.0.2.7") as others:
+        assert others.get("/metrics").status_code == 403
+        assert others.get("/readyz").json() == {"status": "ready"}
+        assert others.get("/healthz").status_code == 200
+    with TestClient(app, base_url="http://127.0.0.1") as own:
+        assert own.get("/metrics").status_code == 200
+        assert "providers" in own.get("/readyz").json()
 
 
 def test_insecure_serves_another_machine_without_keys(folder: Path) -> None:

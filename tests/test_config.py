@@ -95,6 +95,7 @@ class TestShippedFiles:
             "SESSION_SECRET=",
             "API_KEYS=",
             "ALLOWED_HOSTS=",
+            "FORWARDED_ALLOW_IPS=",
             "DASHBOARD_PASSWORD=",
             "DASHBOARD_VIEWER_PASSWORD=",
             "INSTANCE_NAME=",

@@ -521,6 +521,11 @@ def test_an_answer_of_the_provider_that_nobody_asked_for_signs_nobody_in(federat
     assert browser.get("/_stcore/health").status == 401
 
 
+def test_an_answer_of_the_provider_with_too_much_in_it_is_a_failure_too(federated_browser: Browser) -> None:
+    reply = federated_browser.get("/oauth2callback?code=x" + "&x=y" * 60)
+    assert (reply.status, reply.location) == (302, "/sign-in?failed=1")
+
+
 def test_streamlits_own_ways_in_and_out_are_shut(federated_browser: Browser) -> None:
     browser = federated_browser
     assert browser.get("/auth/login?provider=x").status == 401

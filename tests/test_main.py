@@ -325,6 +325,27 @@ def test_port_of_the_env_file_counts_and_an_option_wins_over_it(tmp_path: Path) 
     assert refused_start("--config", str(file), "--port", "0")[1].startswith(f"{file}: 1 problem")
 
 
+def test_whose_word_about_addresses_counts_is_read_from_the_env_file(
+    standin: StandInThread, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    file = configured(own, standin)
+    file.write_text(file.read_text() + "api:\n  requests_per_minute: 1\n")
+    (own / ".env").write_text("FORWARDED_ALLOW_IPS=192.0.2.1\n")
+    port = free_port()
+    command = ("main.py", "--api-only", "--port", str(port), "--config", str(file))
+    with program(tmp_path, standin, *command, port=port):
+        statuses = []
+        for caller in ("198.51.100.1", "198.51.100.2"):
+            connection = HTTPConnection("127.0.0.1", port, timeout=15)
+            connection.request("GET", "/api/providers", headers={"x-forwarded-for": caller})
+            statuses.append(connection.getresponse().status)
+            connection.close()
+    # Nobody but 192.0.2.1 may say who calls: both are the same caller.
+    assert statuses == [200, 429]
+
+
 def test_help_names_every_option() -> None:
     told = subprocess.run(
         [sys.executable, "main.py", "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True,

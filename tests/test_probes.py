@@ -232,6 +232,17 @@ def test_what_was_found_out_just_before_the_turn_came_is_not_looked_at_again(sce
     assert scene.wiring.switchboard.turn("a").take(), "and the turn is given back"
 
 
+def test_a_turn_that_is_asked_for_only_after_the_probe_was_abandoned_is_given_back(scene: Scene) -> None:
+    course = booked(scene).run()
+    next(course)
+    scene.clock.now = 10.0
+    turn = next(course)
+    assert isinstance(turn, Aside)
+    course.close()
+    turn.work()
+    assert scene.wiring.switchboard.turn("a").take(), "others may look"
+
+
 def test_a_probe_under_a_drill_waits_for_nobody(scene: Scene) -> None:
     assert scene.wiring.switchboard.turn("a").take()
     scene.roster.simulate("a", Simulation.FAULT)

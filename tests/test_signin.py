@@ -448,6 +448,30 @@ def test_a_sign_in_by_the_provider_ends_too(clock: Clock) -> None:
     assert of_provider(clock, session_s=600).visitor(cookies) is None
 
 
+@pytest.mark.usefixtures("today")
+def test_a_copy_of_a_cookie_that_is_written_otherwise_is_signed_out_too(clock: Clock) -> None:
+    shut, cookies = of_provider(clock), cookie()
+    signed_in = shut.visitor(cookies)
+    payload, _, signature = cookies[OIDC_COOKIE].rpartition(".")
+    copy = {OIDC_COOKIE: f"{payload}.{signature}!!!!"}
+    assert signed_in is not None
+    assert shut.visitor(copy) is not None  # base64 is read past what belongs to none of it
+    shut.sign_out(signed_in)
+    assert shut.visitor(copy) is None
+
+
+@pytest.mark.usefixtures("today")
+def test_who_signs_out_ends_nobody_elses_sign_in_of_the_same_second(clock: Clock) -> None:
+    shut = of_provider(clock)
+    first, other = cookie(split=40), cookie(split=40, email="carol@example.com")
+    assert first[OIDC_COOKIE] == other[OIDC_COOKIE]
+    signed_in = shut.visitor(first)
+    assert signed_in is not None
+    shut.sign_out(signed_in)
+    assert shut.visitor(first) is None
+    assert shut.visitor(other) is not None
+
+
 def test_a_door_shows_no_secret(clock: Clock) -> None:
     text = repr(of_provider(clock).settings) + repr(door(clock).settings)
     assert "the secret of the cookie" not in text

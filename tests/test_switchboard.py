@@ -823,3 +823,37 @@ def test_a_provider_that_the_file_switches_off_can_be_switched_on(machine: Machi
     assert first.asked() == [("a", "ok")]
     machine.end(first)
     assert machine.program(*off).status("a").state == "ready"
+
+
+@pytest.mark.parametrize("number", [10**400, 1e300], ids=["endless", "far"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("breaker/a", {"until": ..., "step": 0}),
+        ("learned/a/a-model", {"at": ..., "first_tokens_s": [0.1]}),
+        ("learned/a/a-model", {"at": EPOCH, "first_tokens_s": [..., 0.1]}),
+        ("headroom/a", {"at": EPOCH, "remaining_requests": ...}),
+    ],
+)
+def test_a_number_that_makes_no_sense_keeps_nothing_else_from_being_taken_over(
+    disk: Machine, key: str, value: dict[str, Any], number: float
+) -> None:
+    def filled(part: Any) -> Any:
+        if isinstance(part, list):
+            return [filled(each) for each in part]
+        return number if part is ... else part
+
+    store = disk.store()
+    store.start(lambda _: None)
+    store.put(key, {name: filled(part) for name, part in value.items()}, by="test")
+    store.put("switch/b", {"enabled": False}, by="test")
+    assert store.flush()
+    store.close()
+    program = disk.program()
+    assert program.status("b").state == "off"
+    assert program.status("a").state == "ready"
+    program.script._replies["a"].clear()
+    program.script.add("a", RATE_LIMITED)
+    assert program.asked() == [("a", "rate_limited"), ("c", "ok")]
+    assert program.board.flush()
+    assert disk.program().status("a").state == "cooling_down", "what makes no sense is overwritten"

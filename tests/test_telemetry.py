@@ -387,6 +387,19 @@ def test_a_sampler_of_the_standard_is_kept_to(start: Start, collector: Collector
     assert collector.points("fallback.request.duration")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SPAN_ATTRIBUTE_COUNT_LIMIT", "many"), ("METRICS_EXEMPLAR_FILTER", "odd")],
+)
+def test_a_variable_that_the_sdk_refuses_costs_the_export_and_nothing_else(
+    start: Start, collector: Collector, caplog: pytest.LogCaptureFixture, variable: str, value: str
+) -> None:
+    telemetry = start(**{variable: value})
+    assert [record.getMessage() for record in caplog.records if value in record.getMessage()]
+    taken(telemetry, *rescued_request()).close()
+    assert not collector.spans
+
+
 def test_what_env_file_alone_says_is_published_and_wins_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://set:4318")
     found = settings_of(

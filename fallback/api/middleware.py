@@ -200,13 +200,17 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
     server = address[0] if address else None
     headers = _read(scope["headers"])
     path: str = scope["path"]
-    access.check_network(server, family_of(path))
+    if "\n" in path:
+        # To a route's pattern "/metrics" and a line end is /metrics, to everybody else it is another path.
+        raise Refusal(404, "not_found", "there is nothing under a path with a line end")
+    family = family_of(path)
+    # The figures are the API's: to others than this machine they need its keys. What asks for health needs none.
+    access.check_network(server, "api" if path == "/metrics" else family)
     state: dict[str, Any] = scope.setdefault("state", {})
     state["api_key_name"] = None
     # Kubernetes and load balancers ask these two by address or under names of their own.
     if path not in {"/healthz", "/readyz"}:
         access.check_host(headers.hosts, server)
-    family = family_of(path)
     if family == "page" or path == "/healthz":
         return None
     if path == "/readyz":
@@ -226,6 +230,7 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
 def _may_see_details(access: Access, headers: _Headers, server: str | None) -> bool:
     """Return whether a caller of /readyz may read more than the status."""
     try:
+        access.check_network(server)
         access.check_host(headers.hosts, server)
         access.key_name(headers.authorizations)
     except Refusal:

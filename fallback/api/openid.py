@@ -63,7 +63,7 @@ async def come_back(
     Where Streamlit found nothing wrong it goes to where it wanted to, else to the sign-in page, which says so.
     """
     target = local_target(parse_qs(wanted or "").get("to", ["/"])[0])
-    asked = parse_qs(scope["query_string"].decode("ascii", "replace"), max_num_fields=50)
+    asked = parse_qs(scope["query_string"].decode("ascii", "replace"))
     failed = "/sign-in?failed=1" if {"code", "error"} & set(asked) else "/sign-in"
     response = Response()
     response.delete_cookie(NEXT_COOKIE, **attributes)

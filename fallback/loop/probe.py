@@ -86,11 +86,18 @@ class ProbeCourse:
         if permit.drilled:
             return True  # what a drill leads to is nobody else's
         until = context.clock() + LAST_TURN_S
-        while not (yield Aside(self._turn.take)):
+        while not (yield Aside(self._take_turn)):
             yield Sleep(TURN_S)
             if not context.roster.stands(permit) or context.clock() >= until:
                 return False
         return context.roster.stands(permit)
+
+    def _take_turn(self) -> bool:
+        taken = self._turn.take()
+        if self._settled:
+            # Abandoned on another thread before it was asked for: nobody would give it back, and no process could look.
+            self._turn.give_back()
+        return taken
 
     def _look(self) -> Generator[Command, Any, None]:
         permit = self._step.permit

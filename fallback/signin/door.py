@@ -103,7 +103,8 @@ class Door:
             role = Role.VIEWER
         else:
             raise Stranger(shown or "an account without a verified e-mail address")
-        session = hashlib.sha256(cookies[OIDC_COOKIE].encode()).hexdigest()
+        # Of what was signed, and not of the cookie: a signature can be written in more than one way.
+        session = hashlib.sha256(f"{signed} {json.dumps(claims, sort_keys=True)}".encode()).hexdigest()
         return Visitor(role=role, email=shown, session=session, until=until)
 
 

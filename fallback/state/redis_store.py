@@ -29,6 +29,8 @@ __all__ = ["RedisStateStore"]
 
 LISTEN_S = 0.1
 """How long the end of the store may go unnoticed by the thread that listens."""
+_NONSENSE = (ValueError, LookupError, TypeError)
+"""What the client library raises at an answer that no such server gives, as a port of another program does."""
 
 
 class RedisStateStore(SharedStateStore):
@@ -104,7 +106,7 @@ class _Listener(threading.Thread):
     def run(self) -> None:
         """Listen until the end."""
         while not self._ending.is_set():
-            with contextlib.suppress(*FAILURES), contextlib.closing(connect(self._url)) as client:
+            with contextlib.suppress(*FAILURES, *_NONSENSE), contextlib.closing(connect(self._url)) as client:
                 self._listen(client)
             self._ending.wait(min(RETRY_S * 2.0 ** min(self._failures, 10), MAX_RETRY_S))
             self._failures += 1

@@ -76,11 +76,16 @@ class Telemetry:
             self._wake.set()
 
     def start(self) -> None:
-        """Load OpenTelemetry and begin to export."""
-        # Here, because it takes a quarter of a second that nobody else is to pay.
-        from fallback.telemetry.outlet import Outlet
+        """Load OpenTelemetry and begin to export; what its variables get wrong is logged, and nothing exported then."""
+        try:
+            # Here, because it takes a quarter of a second that nobody else is to pay.
+            from fallback.telemetry.outlet import Outlet
 
-        self._outlet = Outlet(self._settings, self._providers, instance=self._instance)
+            self._outlet = Outlet(self._settings, self._providers, instance=self._instance)
+        except ValueError as error:
+            # The SDK has more variables than the configuration looks at, and raises what it finds in them.
+            logger.warning("no telemetry is exported, OpenTelemetry refuses a variable: %s", error)
+            return
         self._thread = threading.Thread(target=self._run, args=(self._outlet,), name="fallback-telemetry")
         self._thread.daemon = True
         self._thread.start()
