@@ -67,5 +67,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/healthz\", timeout=2)"]
 
-# Without API_KEYS and DASHBOARD_PASSWORD the program refuses to listen beyond loopback: docker-compose.yml says when --insecure is in order.
+# Without API_KEYS and DASHBOARD_PASSWORD the program refuses to listen beyond loopback: docker-compose.yml tells it with --published who can reach it.
 ENTRYPOINT ["python", "main.py"]

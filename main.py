@@ -101,8 +101,9 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
     else:
         demo, settings = None, load(config)
         address, port = _free(host, port)
-    if not (options.insecure or ipaddress.ip_address(address).is_loopback):
-        _check_guards(settings, host, api_only=options.api_only)
+    published = options.published
+    if not (options.insecure or _is_loopback(published or address)):
+        _check_guards(settings, published or host, api_only=options.api_only)
     return _Start(
         settings=settings,
         demo=demo,
@@ -113,8 +114,18 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
         api_only=options.api_only,
         workers=workers,
         metrics_port=metrics_port,
-        insecure=options.insecure,
+        insecure=options.insecure or (published is not None and _is_loopback(published)),
     )
+
+
+def _is_loopback(address: str) -> bool:
+    """Return whether only this machine reaches `address`. Raises StartError where it is none."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise StartError(
+            f"--published: expected an address such as 127.0.0.1, got {address[:40]!r}"
+        ) from None
 
 
 def _check_guards(settings: Settings, host: str, *, api_only: bool) -> None:
@@ -194,6 +205,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="with --api-only: let each worker listen on a port of its own as well, from this one on, so that the "
         "metrics of each can be read; on 127.0.0.1 alone",
+    )
+    parser.add_argument(
+        "--published",
+        metavar="ADDRESS",
+        help="in a container: the address at which its port is published, which says who can reach it, and not what it listens on",
     )
     parser.add_argument(
         "--insecure",

@@ -279,7 +279,10 @@ class Container:
         alone = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={self._root}/proc"]
         with self._output.open("wb") as output:
             outer = subprocess.Popen(
-                [*alone, *self._command([*self._stage.entrypoint, "--insecure"])],
+                [
+                    *alone,
+                    *self._command([*self._stage.entrypoint, "--published", "127.0.0.1"]),
+                ],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:

@@ -154,7 +154,8 @@ def test_valkey_is_reached_by_the_program_alone(folder: Path) -> None:
 def test_commands_are_ones_the_program_takes(everything: Services) -> None:
     for name in PROGRAMS:
         options = _parser().parse_args(everything[name]["command"])
-        assert options.insecure
+        assert not options.insecure
+        assert options.published == "127.0.0.1"
         assert options.api_only == (name in REPLICAS)
     image = read_image((ROOT / "Dockerfile").read_text())
     assert {everything[name]["volumes"][0]["target"] for name in PROGRAMS} == set(image.final.volumes)

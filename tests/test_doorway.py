@@ -418,6 +418,23 @@ def test_listening_beyond_this_machine_needs_both_guards(
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        ("0.0.0.0", "on 0.0.0.0 others could use your providers: set API_KEYS and DASHBOARD_PASSWORD"),  # noqa: S104
+        ("192.168.1.5", "on 192.168.1.5 others could use your providers"),
+        ("everywhere", "--published: expected an address such as 127.0.0.1, got 'everywhere'"),
+    ],
+)
+def test_where_a_container_is_published_decides_and_not_what_it_listens_on(
+    standin: StandInThread, tmp_path: Path, published: str, expected: str
+) -> None:
+    config = str(configured(tmp_path, standin))
+    status, told = refused_start("--published", published, "--port", "0", "--config", config)
+    assert status == 2
+    assert told.startswith(expected)
+
+
 # An OpenID provider
 
 
