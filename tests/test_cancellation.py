@@ -73,6 +73,28 @@ def test_leaving_the_loop_over_a_stream_ends_the_call(tenant: Tenant) -> None:
         with router.stream("Hi") as stream:
             next(event for event in stream if isinstance(event, Delta))
         check_ended(tenant, wiring, lines)
+        assert "continues" not in lines[0], "what it said itself is nothing that it went on with"
+
+
+def test_caller_who_leaves_a_continuation_is_logged_with_where_that_began(standin: StandInThread) -> None:
+    first, second = standin.tenant("first of two"), standin.tenant("second of two")
+    first.always(Fault(kind="cut", after_words=10))
+    second.always(Fault(kind="stall", after_words=20))
+    wiring, lines = scripted_wiring(
+        [
+            provider("a", first.url, supports_prefill=True),
+            provider("b", second.url, supports_prefill=True),
+        ],
+        clock=FakeClock(),
+    )
+    with ModelRouter(wiring) as router, router.stream("Hi") as stream:
+        next(event for event in stream if isinstance(event, Delta) and event.provider == "b")
+    begun = len(" ".join(f"w{number}" for number in range(1, 11)))
+    attempts = [line for line in lines if line["kind"] == "attempt"]
+    assert [(line["outcome"], line.get("continues")) for line in attempts] == [
+        ("stream_truncated", None),
+        ("cancelled", begun),
+    ]
 
 
 def test_closing_the_router_ends_what_is_under_way(tenant: Tenant) -> None:

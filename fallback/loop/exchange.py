@@ -58,7 +58,8 @@ class Exchange:
         self._delivery = Delivery(request, live=live)
         self._reports: list[AttemptReport] = []
         self._activity: list[str] = []
-        self._open: tuple[Try, Call] | None = None
+        self._open: tuple[Try, Call, int | None] | None = None
+        """The attempt under way, and how much of the answer the caller had when it began."""
         self._in_words: set[tuple[str, str]] = set()
         """Candidates that are asked in words to go on with the answer, though they take a prefill."""
         self._probes: list[Permit] = []
@@ -108,7 +109,7 @@ class Exchange:
             and self._context.roster.takes_prefill(step.candidate)
         )
         call = self._call(step, prefill=prefill)
-        self._open = (step, call)
+        self._open = (step, call, self._delivery.continues)
         while self._probes:
             yield Probe(self._probes.pop())
         yield from self._skips(step.skipped)
@@ -289,10 +290,10 @@ class Exchange:
             self._context.roster.settle(permit, None, CANCELLED, now)
         self._probes.clear()
         if self._open is not None:
-            step, call = self._open
+            step, call, continues = self._open
             self._open = None
             if call.made:
-                self._settle(step, call, CANCELLED, now, continues=self._delivery.continues)
+                self._settle(step, call, CANCELLED, now, continues=continues)
             else:  # no provider was asked: that is no attempt
                 self._plan.record(step, CANCELLED, now)
         if not self._told:
