@@ -22,6 +22,8 @@ PROVIDERS = ("first", "second", "third")
 """Those that can answer, in their order; `wrong_key` stands before them."""
 
 # None of these ends until the configuration changes (401, 404), or changes what a good answer says (bytes that are not UTF-8).
+_MINUTE = frozenset({"html", "wrong_type", "garbage", "redirect", "bad_gzip", "json_for_stream"})
+"""For these a provider rests for a minute. With all of them resting there is not much to be seen, so they come seldom."""
 _KEYED = '{"error": {"message": "the key KEY is tired", "type": "server_error"}}'
 
 
@@ -76,13 +78,14 @@ class Weather:
         self._random = Random(f"{seed} weather")
         self._tenants = tenants
         self._faults = [faults(elsewhere, key) for key in keys]
+        self._weights = [0.1 if fault.kind in _MINUTE else 1.0 for fault in self._faults[0]]
 
     async def run(self) -> None:
         """Go on and on: mostly one provider in trouble, sometimes two, seldom all."""
         while True:
             struck = self._random.choices((1, 2, 3, 0), (6, 3, 1, 1))[0]
             for number in self._random.sample(range(len(self._tenants)), struck):
-                fault = self._random.choice(self._faults[number])
+                fault = self._random.choices(self._faults[number], self._weights)[0]
                 self.counts[fault.kind] += 1
                 share = self._random.choice((0.2, 0.5, 1.0))
                 self._tenants[number].configure(default=fault, probability=share)
