@@ -108,7 +108,7 @@ def _compare(
 
 
 def _look_for_secrets(folder: Path, secrets: Iterable[str], found: LogFindings) -> None:
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
         if not path.is_file():
             continue
         held = path.read_bytes()

@@ -41,12 +41,6 @@ def free_ports(count: int) -> int:
     raise SystemExit("no free ports")
 
 
-def _connects(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.settimeout(2.0)
-        return trial.connect_ex(("127.0.0.1", port)) == 0
-
-
 def _end(process: subprocess.Popen[bytes]) -> int | None:
     """End a process in good order; None where it had to be killed."""
     process.terminate()
@@ -76,8 +70,8 @@ class Clock:
 class StateServer:
     """A redis-server that keeps what it has in an append-only file."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_ports(1)
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
         self._folder = folder / "redis"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -137,12 +131,13 @@ class StateServer:
 class Replica:
     """The program with so many workers, each with a port of its own beside the common one."""
 
-    def __init__(self, folder: Path, name: str, *, workers: int) -> None:
+    def __init__(self, folder: Path, name: str, *, port: int, workers: int) -> None:
+        """Take the port `port`, and as many after it as there are workers."""
         self.name = name
         self.folder = folder / name
         self.folder.mkdir()
-        self.port = free_ports(workers + 1)
-        self.own_ports = range(self.port + 1, self.port + 1 + workers)
+        self.port = port
+        self.own_ports = range(port + 1, port + 1 + workers)
         self.status: int | None = None
         self._process: subprocess.Popen[bytes]
 
@@ -179,7 +174,7 @@ class Replica:
                 command, cwd=self.folder, env=environment, stdout=output, stderr=output
             )
         until = time.monotonic() + START_WITHIN_S
-        while not all(_connects(port) for port in self.own_ports):
+        while not self.all_serve():
             if time.monotonic() > until or self._process.poll() is not None:
                 raise SystemExit(f"{self.name} does not start: {self.output()[-2000:]}")
             time.sleep(0.1)

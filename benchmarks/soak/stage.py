@@ -20,7 +20,7 @@ from benchmarks.soak.callers import Callers, session
 from benchmarks.soak.events import Events
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.logs import examine
-from benchmarks.soak.processes import Clock, Replica, StateServer, has_redis
+from benchmarks.soak.processes import Clock, Replica, StateServer, free_ports, has_redis
 from benchmarks.soak.questions import reply
 from benchmarks.soak.verdicts import JUDGED_FROM_S, Run
 from benchmarks.soak.watch import Sample, sample
@@ -100,12 +100,17 @@ class Stage:
         self.wrong_key = self.standin.tenant("wrong_key", default=Fault(kind="echo_key"))
         self.elsewhere = self.standin.tenant("elsewhere", reply=reply)
         self.server: StateServer | None = None
+        each = plan.workers + 1
+        port = free_ports(1 + plan.replicas * each)
         if has_redis():
-            self.server = StateServer(folder)
+            self.server = StateServer(folder, port)
             self.server.start()
             stack.callback(self.server.kill)
         count = plan.replicas if self.server is not None else 1
-        self.replicas = [Replica(folder, f"replica{number}", workers=plan.workers) for number in range(count)]
+        self.replicas = [
+            Replica(folder, f"replica{number}", port=port + 1 + number * each, workers=plan.workers)
+            for number in range(count)
+        ]
         urls = {tenant.name: tenant.url for tenant in (*self.tenants, self.wrong_key)}
         variables = {**KEYS, **({"STATE_URL": self.server.url} if self.server is not None else {})}
         for replica in self.replicas:
