@@ -245,12 +245,15 @@ class Switchboard:
         with self._lock:
             for entry in sorted(entries, key=_rank):
                 kind, _, rest = entry.key.partition("/")
-                value = self._store.entries().get(entry.key)
-                self._take(kind, rest, None if value is None else value.value)
+                stands = self._store.entries().get(entry.key)
+                if stands is None:
+                    self._take(kind, rest, None, put_at=0.0)
+                else:
+                    self._take(kind, rest, stands.value, put_at=stands.at)
         if any(entry.key.partition("/")[0] not in KINDS for entry in entries):
             self._version += 1
 
-    def _take(self, kind: str, rest: str, value: Value) -> None:
+    def _take(self, kind: str, rest: str, value: Value, *, put_at: float) -> None:
         name, _, model = rest.partition("/")
         if kind == "order":
             names = value.get("names") if value is not None else None
@@ -269,7 +272,7 @@ class Switchboard:
         elif kind in KINDS:
             self._lessons.take(kind, rest, value)
         elif kind == "breaker":
-            self._roster.adopt(name, model or None, self._restored(value), self._clock())
+            self._roster.adopt(name, model or None, self._restored(value, put_at), self._clock())
 
     def _take_drill(self, name: str, drill: Drill | None) -> None:
         if drill is None or not drill.ended(self._wall()):
@@ -287,13 +290,14 @@ class Switchboard:
             "disabled": state.disabled,
         }
 
-    def _restored(self, value: Value) -> BreakerState | None:
+    def _restored(self, value: Value, put_at: float) -> BreakerState | None:
         if value is None:
             return None
         until, step = value.get("until"), value.get("step")
         if not _is_instant(until) or not isinstance(step, int):
             return None
-        left_s = until - self._wall()
+        # Never longer than it was when it was put: the clock may have been set back since, by hours.
+        left_s = min(until - self._wall(), until - put_at)
         if left_s <= 0:
             return None
         return BreakerState(
@@ -313,7 +317,8 @@ class Switchboard:
 def settled(existing: Entry | None, value: Value) -> Value:
     """Return what shall stand under a key, where it is put by several programs. A `state.Merge`.
 
-    Of two cooldowns the one that ends later; of those who would tell of the end of a drill the first one, and nobody
+    Of two cooldowns the one that ends later, unless that one was put after the end of the other: then the clock was set back
+    in between, and it says nothing any more. Of those who would tell of the end of a drill the first one, and nobody
     where another drill has begun meanwhile.
     """
     before = None if existing is None else existing.value
@@ -322,7 +327,7 @@ def settled(existing: Entry | None, value: Value) -> Value:
     if before is None or value is None or existing is None or not existing.key.startswith("breaker/"):
         return value
     ours, theirs = value.get("until"), before.get("until")
-    return before if _is_instant(ours) and _is_instant(theirs) and theirs > ours else value
+    return before if _is_instant(ours) and _is_instant(theirs) and theirs > ours >= existing.at else value
 
 
 def _is_instant(value: object) -> TypeGuard[float]:

@@ -586,6 +586,24 @@ def test_no_program_shortens_a_cooldown_of_another(machine: Machine) -> None:
     assert machine.program().status("a").until_s == pytest.approx(600)
 
 
+def test_a_clock_that_was_set_back_makes_no_cooldown_longer(machine: Machine) -> None:
+    one = machine.program()
+    only(one, "a", RATE_LIMITED)
+    one.asked()
+    assert one.board.flush(WAIT_S)
+    machine.end(one)
+    machine.clock.now -= 7200
+    two = machine.program()
+    assert two.status("a").until_s == pytest.approx(600)
+
+
+def test_a_cooldown_put_by_a_clock_that_was_set_back_since_gives_way() -> None:
+    before, now = {"until": 9600.0}, {"until": 30.0}
+    stands = replace(entry(before), key="breaker/a")
+    assert settled(replace(stands, at=9000.0), now) == now
+    assert settled(replace(stands, at=0.0), now) == before
+
+
 def test_ending_a_cooldown_by_hand_reaches_the_others(machine: Machine) -> None:
     one, two = machine.program(), machine.program()
     only(one, "a", RATE_LIMITED, Reply.text("hello"))
