@@ -86,26 +86,34 @@ class Events:
             ]
         return deck
 
+    def missing(self) -> list[str]:
+        """Return what has not happened."""
+        return sorted({name for name, _ in self._deck()} - set(self.counts))
+
     async def _kill_worker(self) -> None:
         """Kill a worker that serves, any but the spared one, in the middle of what it does. Its successor is waited for."""
+        for replica in self._replicas:
+            if not await self._until(replica.all_serve, f"{replica.name} lacks a worker"):
+                return
         choices = [
             (replica, pid)
             for replica in self._replicas
             for number, pid in replica.workers().items()
             if not (replica is self._replicas[0] and number == 0)
         ]
-        if not choices:
-            return
         replica, pid = self._random.choice(choices)
-        self._ledger.kills.append(time.monotonic())
+        signalled = time.monotonic()
+        self._ledger.kills.append((signalled, signalled + WAIT_S))
         os.kill(pid, signal.SIGKILL)
-        self._ledger.kills.append(time.monotonic())
+        await self._until(lambda: pid not in replica.pids(), f"{replica.name} keeps a killed worker")
+        self._ledger.kills[-1] = (signalled, time.monotonic())
         await self._until(replica.all_serve, f"{replica.name} has not replaced a killed worker")
 
     async def _fill_disk(self) -> None:
         """Let a replica's log grow no further, sometimes with room for a part of a line, for some seconds."""
         replica = self._random.choice(self._replicas)
-        await self._until(replica.all_serve, f"{replica.name} lacks a worker")
+        if not await self._until(replica.all_serve, f"{replica.name} lacks a worker"):
+            return
         counted = await self._failures(replica)
         window = DiskFull(replica=replica.name, began=time.monotonic())
         before = replica.fill_disk(room=self._random.choice((0, 100, 5000)))
@@ -156,11 +164,12 @@ class Events:
         assert self._server is not None
         await asyncio.to_thread(self._server.ask, "FLUSHALL")
 
-    async def _until(self, wanted: Callable[[], bool], complaint: str) -> None:
-        """Wait until something is there, a minute and a half at most; what never comes is told as wrong."""
+    async def _until(self, wanted: Callable[[], bool], complaint: str) -> bool:
+        """Wait until something is there, a minute and a half at most; what never comes is told as wrong. Returns whether it came."""
         until = time.monotonic() + WAIT_S
         while not wanted():
             if time.monotonic() > until:
                 self._ledger.accuse(complaint)
-                return
-            await asyncio.sleep(0.2)
+                return False
+            await asyncio.sleep(0.1)
+        return True

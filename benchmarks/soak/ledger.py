@@ -10,7 +10,7 @@ __all__ = ["Acknowledged", "Ledger", "Outcome"]
 
 _KEPT_WORDS = 40
 KILL_MARGIN_S = 1.0
-"""A connection to a killed worker may lie in a caller's pool for so long."""
+"""So long after its end a connection to a killed worker may be found in a caller's pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class Ledger:
     wrong_count: int = 0
     seams: int = 0
     failovers: int = 0
-    kills: list[float] = field(default_factory=list)
-    """When workers were killed."""
+    kills: list[tuple[float, float]] = field(default_factory=list)
+    """When workers were killed: from the signal to when the process was gone."""
     repeated_ids: list[str] = field(default_factory=list)
 
     def take(self, way: str, outcome: Outcome, began: float) -> None:
@@ -92,4 +92,7 @@ class Ledger:
         return sum(count for (_, kind), count in self.counts.items() if not kinds or kind in kinds)
 
     def _excused(self, began: float, ended: float) -> bool:
-        return any(began - KILL_MARGIN_S <= kill <= ended for kill in reversed(self.kills[-50:]))
+        return any(
+            signalled <= ended and began <= gone + KILL_MARGIN_S
+            for signalled, gone in reversed(self.kills[-50:])
+        )

@@ -12,7 +12,7 @@ from fallback.usage_log import read
 
 __all__ = ["DiskFull", "LogFindings", "examine"]
 
-TOLD_WITHIN_S = 5.0
+TOLD_WITHIN_S = 15.0
 """A line is lost before its caller hears the answer; on a busy machine well before."""
 
 

@@ -260,6 +260,7 @@ def soak(plan: Plan) -> Result:
             statuses=[replica.status for replica in stage.replicas],
             told_secrets=[f"the output holds {key}" for key in KEYS.values() if key in output],
             complaints=_COMPLAINT.findall(output),
+            not_broken=events.missing(),
             workers=len(stage.worker_urls),
             **found,
         )

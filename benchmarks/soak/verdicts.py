@@ -42,6 +42,8 @@ class Run:
     """Where a key stands in what the program printed."""
     complaints: Sequence[str] = field(default_factory=list)
     """Exceptions in what the program printed."""
+    not_broken: Sequence[str] = ()
+    """The events that never came up."""
     workers: int = 0
 
 
@@ -79,7 +81,12 @@ def _answers(run: Run) -> Iterator[Verdict]:
     yield Verdict(
         wanted="answers over every route, some saved by a failover, some continued after a break",
         found=f"{' + '.join(f'{count:,}' for count in right)} right; {ledger.failovers:,} took several calls, {ledger.seams:,} seams",
-        holds=min(right) > 0 and ledger.failovers > 0 and ledger.seams > 0,
+        holds=min(right) > 0 and ledger.failovers > 0 and (ledger.seams > 0 or run.seconds < JUDGED_FROM_S),
+    )
+    yield Verdict(
+        wanted="everything broke at least once",
+        found=f"not yet: {', '.join(run.not_broken)}" if run.not_broken else "it did",
+        holds=not run.not_broken if run.seconds >= JUDGED_FROM_S else None,
     )
 
 
