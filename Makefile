@@ -8,13 +8,14 @@
 # make manifests  providers.yaml into the manifests for Kubernetes
 # make licences   THIRD_PARTY.md, from what the installed packages say
 # make bench-faults   every fault through both routers, measured and judged, into docs/faults.md (three minutes)
+# make soak    the program for half an hour while everything around it breaks, judged (ARGS="--minutes 5")
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run demo install model test check format audit pins upgrade licences manifests bench bench-faults clean
+.PHONY: run demo install model test check format audit pins upgrade licences manifests bench bench-faults soak clean
 
 run: $(VENV)/.run model
 	$(BIN)/python main.py $(ARGS)
@@ -73,6 +74,9 @@ bench: $(VENV)/.dev
 
 bench-faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults --write
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -154,6 +154,18 @@ def test_nothing_is_created_before_the_first_line(make_log: Callable[..., UsageL
     assert not folder.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such modes")
+def test_the_file_is_closed_to_everybody_but_owner_and_group(
+    make_log: Callable[..., UsageLog], folder: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        make_log().append({"kind": "attempt"})
+    finally:
+        os.umask(before)
+    assert (folder / "usage.log").stat().st_mode & 0o777 == 0o640
+
+
 def test_an_append_after_close_opens_the_file_again(make_log: Callable[..., UsageLog], folder: Path) -> None:
     log = make_log()
     log.append({"n": 1})

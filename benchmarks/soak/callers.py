@@ -119,6 +119,14 @@ class Callers:
             )
         return outcomes
 
+    async def ask_of(self, client: aiohttp.ClientSession, url: str, provider: str) -> Outcome:
+        """Ask once with a provider named: whoever rests behind others that are well is looked at by nobody else."""
+        question = Question.drawn(next(self._serials), Random(0), forms=("words",))
+        body = json.dumps({"model": provider, "messages": question.messages()}).encode()
+        return await self.take(
+            "while providers recover", self._plain(client, f"{url}{CHAT}", JSON, body, question)
+        )
+
     async def take(self, way: str, work: Any) -> Outcome:
         """Await an outcome, and take it down."""
         began = time.monotonic()

@@ -163,7 +163,8 @@ async def _recovered(client: aiohttp.ClientSession, stage: Stage, callers: Calle
     expected = (["wrong_key", *PROVIDERS], None, ready)
     while True:
         for url in stage.worker_urls:
-            await callers.ask_in_each_way(client, url)
+            for name in PROVIDERS:
+                await callers.ask_of(client, url, name)
         with contextlib.suppress(aiohttp.ClientError, OSError):
             views = await _views(client, stage.worker_urls)
             if all(view == expected for view in views):
