@@ -726,3 +726,11 @@ def _real_request(standin: StandInThread, kind: DrillKind) -> WireRequest:
         body=json.dumps(body).encode(),
         streamed=True,
     )
+
+
+def test_a_drill_with_an_end_is_over_where_the_clock_was_set_back_before_its_beginning() -> None:
+    drill = drill_from_json({"kind": "overloaded", "for_s": 300}, now=10_000.0, by="test")
+    assert [drill.ended(wall) for wall in (10_000.0, 9_950.0, 10_299.0)] == [False] * 3
+    assert [drill.ended(wall) for wall in (9_900.0, 2_800.0, 10_300.0)] == [True] * 3
+    endless = drill_from_json({"kind": "overloaded", "for_s": None}, now=10_000.0, by="test")
+    assert not endless.ended(2_800.0)

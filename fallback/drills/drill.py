@@ -25,6 +25,8 @@ __all__ = [
 
 DEFAULT_LENGTH_S = 300.0
 LONGEST_S = 7 * 86_400.0
+SKEW_S = 60.0
+"""Clocks of several machines that differ by no more than this may see a drill before it began."""
 _LATEST = 1e11
 _LARGEST_SEED = 2**53 - 1
 
@@ -151,8 +153,8 @@ class Drill:
         _check_name(self.by)
 
     def ended(self, wall: float) -> bool:
-        """Return whether it is over at the Unix time `wall`."""
-        return self.until is not None and wall >= self.until
+        """Return whether it is over at the Unix time `wall`, or that was set back since it began: nobody knows its end then."""
+        return self.until is not None and not self.started - SKEW_S <= wall < self.until
 
     def left_s(self, wall: float) -> float | None:
         """Return the seconds until its end, at least 0; None: it has no end."""
