@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
+import signal
 import sys
 from pathlib import Path
 
 from benchmarks.soak import report
+from benchmarks.soak.processes import has_redis
 from benchmarks.soak.stage import Plan, soak
 from benchmarks.soak.verdicts import verdicts
 
@@ -19,6 +22,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         minutes=min(options.minutes, MOST_MINUTES),
         seed=options.seed if options.seed is not None else secrets.randbelow(10**6),
         callers=options.callers,
+        sqlite=options.sqlite,
         keep=options.keep,
     )
 
@@ -30,6 +34,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the order of what chance decides; any without it")
     parser.add_argument("--callers", type=int, default=16, help="how many ask at once (16)")
     parser.add_argument(
+        "--sqlite",
+        action="store_true",
+        help="one replica, its state in SQLite, also where redis-server is there",
+    )
+    parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="a new folder for logs and output, which stays"
     )
     parser.add_argument("--write", action="store_true", help="put the figures into docs/reliability.md")
@@ -37,6 +46,13 @@ def main() -> int:
     if sys.platform != "linux":
         print("The soak looks into /proc and needs Linux.")
         return 2
+    if not has_redis() and not options.sqlite:
+        if os.environ.get("CI"):
+            print("redis-server is missing; CI has to install it.")
+            return 2
+        print("No redis-server is installed: one replica shares its state through SQLite.")
+    # So that what was started is ended, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plan = _plan(options)
     print(f"seed {plan.seed}, {plan.minutes:g} minutes", flush=True)
     result = soak(plan)

@@ -55,7 +55,7 @@ def lines(result: Result, verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 def tables(result: Result, verdicts: Sequence[Verdict]) -> str:
     """Give the tables for people to read, in Markdown."""
-    command = f"python -m benchmarks.soak --minutes {result.plan.minutes:g} --seed {result.plan.seed} --write"
+    command = f"python -m benchmarks.soak --minutes {result.plan.minutes:g} --seed {result.plan.seed}{' --sqlite' * result.plan.sqlite} --write"
     return "\n".join(
         (
             f"{_summary(result)}. `{command}`",

@@ -22,7 +22,7 @@ from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.logs import examine
 from benchmarks.soak.processes import Clock, Replica, StateServer, free_ports, has_redis
 from benchmarks.soak.questions import reply
-from benchmarks.soak.verdicts import JUDGED_FROM_S, Run
+from benchmarks.soak.verdicts import JUDGED_FROM_S, Run, complaints
 from benchmarks.soak.watch import Sample, sample
 from benchmarks.soak.weather import PROVIDERS, Operators, Weather, heal
 from fallback.standin import Fault, StandInThread
@@ -34,9 +34,6 @@ AGREE_WITHIN_S = 60.0
 RECOVER_WITHIN_S = 150.0
 """A provider that sent a page in place of an answer is left alone for a minute."""
 _IN_FLIGHT = re.compile(r"^fallback_http_requests_in_flight (\S+)$", re.MULTILINE)
-_COMPLAINT = re.compile(
-    r"^(?:Traceback|\w*(?:Error|Exception)\b|Exception ignored|.*failed with \w+Error).*", re.MULTILINE
-)
 
 PROVIDERS_YAML = """
 providers:
@@ -58,6 +55,8 @@ class Plan:
     callers: int = 16
     replicas: int = 2
     workers: int = 2
+    sqlite: bool = False
+    """Whether one replica shares its state through a file, although a state server could be started."""
     keep: Path | None = None
     """A folder that stays; None: a temporary one."""
 
@@ -102,7 +101,7 @@ class Stage:
         self.server: StateServer | None = None
         each = plan.workers + 1
         port = free_ports(1 + plan.replicas * each)
-        if has_redis():
+        if has_redis() and not plan.sqlite:
             self.server = StateServer(folder, port)
             self.server.start()
             stack.callback(self.server.kill)
@@ -260,12 +259,12 @@ def soak(plan: Plan) -> Result:
             redirects_followed=stage.elsewhere.counters.requests,
             statuses=[replica.status for replica in stage.replicas],
             told_secrets=[f"the output holds {key}" for key in KEYS.values() if key in output],
-            complaints=_COMPLAINT.findall(output),
+            complaints=complaints(output),
             not_broken=events.missing(),
             workers=len(stage.worker_urls),
             **found,
         )
-        state = "Redis" if stage.server is not None else "SQLite (no state server here)"
+        state = "Redis" if stage.server is not None else "SQLite"
     return Result(
         plan=plan, run=run, events=events.counts, faults=weather.counts, state=state, samples=samples
     )

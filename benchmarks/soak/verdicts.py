@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,12 +10,16 @@ from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.logs import DiskFull, LogFindings
 from benchmarks.soak.watch import Flat, Sample, flat
 
-__all__ = ["Run", "Verdict", "verdicts"]
+__all__ = ["JUDGED_FROM_S", "Run", "Verdict", "complaints", "verdicts"]
 
 JUDGED_FROM_S = 240.0
 """A shorter run says nothing about memory: caches and pools are filling."""
 MEMORY_MIB, MEMORY_SHARE = 10.0, 0.10
 FILES, THREADS = 24, 4
+_COMPLAINT = re.compile(
+    r"^(?:Traceback|[\w.]*(?:Error|Exception)\b|Exception ignored|Task (?:exception|was destroyed)|Fatal Python|.*failed with \w+).*",
+    re.MULTILINE,
+)
 WAYS = tuple(
     f"{path} {how}" for path in ("/v1/chat/completions", "/api/generate") for how in ("streamed", "plain")
 )
@@ -55,6 +60,11 @@ class Verdict:
     found: str
     holds: bool | None
     details: Sequence[str] = ()
+
+
+def complaints(output: str) -> list[str]:
+    """Return the lines of what a program printed that tell of an accident inside it."""
+    return _COMPLAINT.findall(output)
 
 
 def verdicts(run: Run) -> Iterator[Verdict]:
@@ -112,8 +122,8 @@ def _lines(run: Run) -> Iterator[Verdict]:
         f"{len(differ)} differ",
         differ,
     )
-    # A write that the limit cuts leaves one torn line; a killed worker may leave one as well.
-    allowed = len(run.full) * 2 * max(1, run.workers) + len(run.ledger.kills)
+    # A write that the limit cuts leaves a torn line, one of each worker at most; a killed worker may leave one as well.
+    allowed = len(run.full) * (run.workers // len(run.statuses)) + len(run.ledger.kills)
     yield Verdict(
         wanted="every line can be read, but for those torn by a full disk or a kill",
         found=f"{log.damaged} torn of {log.lines:,} in {log.files} files; {allowed} allowed",
