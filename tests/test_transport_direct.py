@@ -8,13 +8,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import threading
+import time
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_server import ANSWER, CHUNKED, OK, RawServer, read_request, request_to, says
+from raw_server import (
+    ANSWER,
+    CHUNKED,
+    OK,
+    RawServer,
+    hangs,
+    read_request,
+    request_to,
+    says,
+    self_signed,
+    tls_server,
+)
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.providers.base import WireRequest
@@ -118,6 +133,33 @@ def test_body_that_nobody_reads_stays_in_the_kernel() -> None:
         with_transport(scenario)
 
 
+def answers_early(head: bytes, over: threading.Event) -> Callable[[socket.socket], None]:
+    """Answer before the body of the request is there, of which nothing is taken."""
+
+    def behave(conn: socket.socket) -> None:
+        conn.recv(10)
+        conn.sendall(head + b"Content-Length: 2\r\n\r\n{}")
+        over.wait(5)
+
+    return behave
+
+
+@pytest.mark.parametrize("head", [OK, OK + b"Connection: close\r\n"], ids=["stays", "closes"])
+def test_connection_on_which_a_request_is_stuck_is_closed_with_its_answer(head: bytes) -> None:
+    over = threading.Event()
+    with RawServer(answers_early(head, over)) as server:
+
+        async def scenario(transport: DirectTransport) -> None:
+            response = await transport.send(request_to(server.url, b"x" * 20_000_000), connect_s=2, limit_s=5)
+            assert await response.read(5) == b"{}"
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (transport._open, transport._idle) == (set(), {})
+
+        with_transport(scenario)
+        over.set()
+
+
 def test_idle_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "KEEP_ALIVE_S", 0.05)
 
@@ -136,24 +178,57 @@ def test_idle_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch
         with_transport(scenario)
 
 
+@pytest.mark.parametrize("on_uvloop", [False, True])
+def test_connection_that_is_made_while_the_transport_closes_carries_no_request(
+    monkeypatch: pytest.MonkeyPatch, on_uvloop: bool
+) -> None:
+    made = Connection.connection_made
+    closing: list[asyncio.Task[None]] = []
+
+    async def run() -> None:
+        transport = DirectTransport()
+
+        def closes(connection: Connection, line: asyncio.Transport) -> None:
+            made(connection, line)
+            closing.append(asyncio.create_task(transport.close()))
+
+        monkeypatch.setattr(Connection, "connection_made", closes)
+        with pytest.raises(TransportError) as caught:
+            await transport.send(request_to(server.url), connect_s=5, limit_s=5)
+        assert (caught.value.kind, caught.value.phase) == (FailureKind.CANCELLED, Phase.CONNECT)
+        await asyncio.gather(*closing)
+        assert transport.under_way == 0
+
+    with (
+        RawServer(hangs()) as server,
+        asyncio.Runner(
+            loop_factory=pytest.importorskip("uvloop").new_event_loop if on_uvloop else None
+        ) as runner,
+    ):
+        runner.run(run())
+
+
 # Where a request goes
+
+
+def found_at(*ports: int) -> Names:
+    """Names that all are looked up as these ports of this machine."""
+
+    def addresses(*_: Any, flags: int = 0, **__: Any) -> Sequence[Any]:
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "a name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+    return Names(addresses)
 
 
 def test_next_address_of_a_host_is_tried_where_one_refuses() -> None:
     with RawServer(says(ANSWER)) as server, refused_port() as dead:
 
-        def addresses(*_: Any, flags: int = 0, **__: Any) -> Sequence[Any]:
-            if flags:
-                raise socket.gaierror(socket.EAI_NONAME, "a name")
-            return [
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-                for port in (dead, server.port)
-            ]
-
         async def scenario(transport: DirectTransport) -> None:
             assert await call(transport, "http://provider.invalid/v1") == b"{}"
 
-        with_transport(scenario, names=Names(addresses))
+        with_transport(scenario, names=found_at(dead, server.port))
 
 
 @pytest.mark.parametrize(
@@ -183,12 +258,33 @@ def test_address_is_made_fit_for_the_wire(url: str, line: bytes, host: bytes) ->
         ("http://a.example:99999/", ()),
         ("http://a.example/", (("X-Name", "a\r\nX-Other: b"),)),
         ("http://a.example/", (("X-Na\nme", "a"),)),
+        ("http://a.example/", (("X-Name", "a\udcff"),)),
     ],
 )
 def test_address_or_header_that_is_none_is_never_sent(url: str, headers: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(TransportError) as caught:
         direct._target_of(wire(url, headers))
     assert (caught.value.kind, caught.value.phase) == (FailureKind.CONNECTION, Phase.CONNECT)
+
+
+def test_header_that_is_none_is_not_told_to_anybody() -> None:
+    value = f"{'not'}-told\n"  # no line of this test holds it, which a traceback shows too
+    with pytest.raises(TransportError) as caught:
+        direct._target_of(wire("http://a.example/", (("Authorization", value),)))
+    assert value.strip() not in "".join(traceback.format_exception(caught.value))
+
+
+def test_name_that_ends_in_a_dot_is_the_one_of_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = self_signed(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with tls_server(says(ANSWER), certificate) as server:
+
+        async def scenario(transport: DirectTransport) -> None:
+            assert await call(transport, "https://provider.invalid./v1") == b"{}"
+
+        with_transport(scenario, names=found_at(server.port))
 
 
 def wire(url: str, headers: tuple[tuple[str, str], ...] = ()) -> WireRequest:
@@ -210,6 +306,9 @@ class Pipe:
 
     def is_closing(self) -> bool:
         return self.ended
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def abort(self) -> None:
         self.ended = True
@@ -291,5 +390,84 @@ def test_answer_that_is_cut_off_is_never_whole(answer: tuple[bytes, bytes], data
             await whole()
         assert caught.value.kind is FailureKind.CONNECTION
         assert body.startswith(came)
+
+    asyncio.run(run())
+
+
+def asked() -> tuple[Connection, Reply, Pipe]:
+    """A connection over which a request was sent, its reply, and what is below it."""
+    pipe = Pipe()
+    connection = Connection(lambda _: None, lambda _: None)
+    connection.connection_made(cast("asyncio.Transport", pipe))
+    return connection, connection.ask(b"POST", b"{}"), pipe
+
+
+def in_one_turn(limit_s: float, *, then: Callable[[], None]) -> None:
+    """Let `then` happen in the turn of the loop in which `limit_s` is over, behind it."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(limit_s / 2, time.sleep, limit_s)
+    loop.call_later(limit_s * 1.1, then)
+
+
+def test_answer_that_comes_in_the_turn_in_which_the_time_is_over_is_not_late() -> None:
+    async def run() -> None:
+        connection, reply, _ = asked()
+        head = OK + b"Content-Length: 4\r\n\r\n"
+        in_one_turn(0.05, then=lambda: connection.data_received(head))
+        await reply.begun(0.05)
+        in_one_turn(0.05, then=lambda: connection.data_received(b"{}"))
+        assert await reply.read(0.05) == b"{}"
+        connection.data_received(b"{}")
+        assert await reply.read(1) == b"{}"
+        assert await reply.read(1) == b""
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "start", [CHUNKED + b"0\r\nX-A: ", CHUNKED + b"2\r\n{}\r\n1;"], ids=["trailer", "chunk"]
+)
+def test_what_comes_beside_a_body_has_an_end(start: bytes) -> None:
+    async def run() -> None:
+        connection, reply, pipe = asked()
+        connection.data_received(start)
+        for _ in range(10):
+            connection.data_received(b"a" * 65536)
+        assert pipe.ended
+        await reply.begun(1)
+        if start.endswith(b";"):
+            assert await reply.read(1) == b"{}"
+        with pytest.raises(TransportError) as caught:
+            await reply.read(1)
+        assert (caught.value.kind, caught.value.phase) == (FailureKind.CONNECTION, Phase.BODY)
+
+    asyncio.run(run())
+
+
+def test_body_in_chunks_within_another_coding_is_not_whole_before_its_last_one() -> None:
+    async def run() -> None:
+        connection, reply, _ = asked()
+        connection.data_received(OK + b"Transfer-Encoding: identity, chunked\r\n\r\n2\r\n{}")
+        connection.connection_lost(None)
+        await reply.begun(1)
+        assert await reply.read(1) == b"{}"
+        with pytest.raises(TransportError):
+            await reply.read(1)
+
+    asyncio.run(run())
+
+
+def test_body_that_is_given_up_before_the_connection_ends_is_not_whole() -> None:
+    async def run() -> None:
+        connection, reply, _ = asked()
+        connection.data_received(OK + b"\r\n{}")
+        await reply.begun(1)
+        assert await reply.read(1) == b"{}"
+        reading = asyncio.create_task(reply.read(5))
+        await asyncio.sleep(0)
+        reply.abort()
+        connection.connection_lost(None)  # as an event loop says it of a connection that was aborted
+        with pytest.raises(TransportError):
+            await reading
 
     asyncio.run(run())

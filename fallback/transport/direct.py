@@ -159,11 +159,15 @@ class DirectTransport:
                 ),
                 sock=made,
                 ssl=context,
-                server_hostname=place[1] if context is not None else None,
+                # A name may end in a dot, which no certificate has.
+                server_hostname=place[1].rstrip(".") if context is not None else None,
             )
         except BaseException:
             made.close()
             raise
+        if self.closed:
+            connection.abort()
+            raise ConnectionAbortedError("the transport was closed meanwhile")
         self._open.add(connection)
         return connection
 
@@ -224,16 +228,17 @@ def _target_of(request: WireRequest) -> _Target:
         parts = urlsplit(prepared.url or "")
         host, scheme = parts.hostname, parts.scheme
         port = parts.port or (443 if scheme == "https" else 80)
-    except ValueError as error:
-        raise TransportError(FailureKind.CONNECTION, Phase.CONNECT, "no connection") from error
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}"]
+        lines += [
+            f"{name}: {_text(value)}" for name, value in prepared.headers.items() if name != "Content-Length"
+        ]
+        head = "\r\n".join([*lines, "Content-Length: "]).encode()
+    except ValueError:
+        # Its words may hold the header that is none, and with it a key.
+        raise TransportError(FailureKind.CONNECTION, Phase.CONNECT, "no connection") from None
     if not host or scheme not in {"http", "https"}:
         raise TransportError(FailureKind.CONNECTION, Phase.CONNECT, "no connection")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    lines = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}"]
-    lines += [
-        f"{name}: {_text(value)}" for name, value in prepared.headers.items() if name != "Content-Length"
-    ]
-    head = "\r\n".join([*lines, "Content-Length: "]).encode()
     return _Target(place=(scheme, host, port), head=head)
 
 

@@ -20,8 +20,8 @@ from fallback.transport.base import MAX_HEADER_BYTES, MAX_HEADERS, Head
 
 __all__ = ["Connection", "Reply"]
 
-MAX_HEAD_BYTES = 2 * MAX_HEADER_BYTES
-"""Of all headers of a response together, those of its interim ones included."""
+MAX_FRAMING_BYTES = 2 * MAX_HEADER_BYTES
+"""Of what comes without a piece of the body: all headers, those of interim responses included, or a trailer."""
 MAX_UNREAD_BYTES = 256 * 1024
 """So much of a body is kept for a reader who does not come; then reading from the connection pauses."""
 DRAIN_S = 0.02
@@ -52,7 +52,8 @@ class Reply:
             while not self._begun and self._failure is None:
                 await self._wait(limit_s)
         except TimeoutError:
-            self.fail(TransportError(FailureKind.TIMEOUT, Phase.HEADERS, "no answer in time"))
+            if not self._begun:  # in the very turn of the loop in which the time was over
+                self.fail(TransportError(FailureKind.TIMEOUT, Phase.HEADERS, "no answer in time"))
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -68,7 +69,9 @@ class Reply:
             while not (self._pieces or self._done or self._failure):
                 await self._wait(limit_s)
         except TimeoutError:
-            self.fail(TransportError(FailureKind.TIMEOUT, Phase.BODY, "silence in the middle of the answer"))
+            if not self._pieces:
+                text = "silence in the middle of the answer"
+                self.fail(TransportError(FailureKind.TIMEOUT, Phase.BODY, text))
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -181,6 +184,10 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
+        # What some servers write and every client reads; whoever lies about an answer does so about its own alone.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._reply: Reply | None = None
         self._ended = False
         """Whether the response under way is whole."""
@@ -192,7 +199,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._in_head = True
         """Whether the headers of the response are still to come, or some of them."""
-        self._head_bytes = 0
+        self._framing_bytes = 0
+        """What has come since the last piece of a body."""
         self._headers: dict[str, str] = {}
         self._count = 0
 
@@ -211,7 +219,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - it is made by the loop, with its transport
         reply = self._reply = Reply(self)
         self._ended, self._until_close = False, False
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._framing_bytes = True, 0
         self._transport.write(head + body)
         return reply
 
@@ -252,8 +260,7 @@ class Connection(asyncio.Protocol):
         if reply is None or self._spoiled:
             self.abort()  # nobody asked for it
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -261,16 +268,17 @@ class Connection(asyncio.Protocol):
         if self._ended:
             self._reply = None
             self._finish(reply)
-        elif self._spoiled or (self._in_head and self._head_bytes > MAX_HEAD_BYTES):
+        elif self._spoiled or self._framing_bytes > MAX_FRAMING_BYTES:
             reply.lose(malformed=True)
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
+        whole = self._until_close and error is None and not self._spoiled
         self._spoiled = True
         reply, self._reply = self._reply, None
         if reply is not None:
-            if self._until_close and error is None:
+            if whole:
                 reply.end()
             else:
                 reply.lose()
@@ -279,9 +287,11 @@ class Connection(asyncio.Protocol):
     def _finish(self, reply: Reply) -> None:
         self.resume()
         reply.end()
-        if self.usable and self._stays:
+        if self._transport is None or self._transport.get_write_buffer_size():
+            self.abort()  # who answers before the request is there may never take the rest of it
+        elif self.usable and self._stays:
             self._free(self)
-        elif self._transport is not None:
+        else:
             self._spoiled = True
             self._transport.close()
 
@@ -312,13 +322,14 @@ class Connection(asyncio.Protocol):
             return
         headers = self._headers
         self._in_head = False
-        self._until_close = (
-            status not in _NO_BODY and "content-length" not in headers and "transfer-encoding" not in headers
-        )
+        coding = headers.get("transfer-encoding")
+        sized = "content-length" in headers if coding is None else "chunked" in coding.lower()
+        self._until_close = not sized and status not in _NO_BODY
         self._reply.take_head(Head(status=status, headers=headers))
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of the body."""
+        self._framing_bytes = 0
         if self._reply is not None and not self._ended:
             self._reply.take(data)
 
