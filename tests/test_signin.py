@@ -194,6 +194,12 @@ def test_revoked_sessions_are_forgotten_once_they_would_be_over_and_never_too_ma
     assert ("0" in revoked, f"{MAX_REVOKED + 4}" in revoked) == (False, True)
 
 
+def test_session_that_has_just_ended_can_be_signed_out() -> None:
+    revoked = Revoked()
+    revoked.add("one", NOW, NOW)
+    assert "one" not in revoked
+
+
 # Attempts
 
 

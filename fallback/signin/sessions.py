@@ -63,7 +63,7 @@ class Revoked:
     def add(self, session: str, until: float, now: float) -> None:
         """Let `session`, which would end at the instant `until`, be over."""
         self._until[session] = until
-        while len(self._until) > MAX_REVOKED or next(iter(self._until.values())) <= now:
+        while self._until and (len(self._until) > MAX_REVOKED or next(iter(self._until.values())) <= now):
             self._until.popitem(last=False)
 
     def __contains__(self, session: str) -> bool:
