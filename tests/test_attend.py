@@ -177,6 +177,26 @@ def test_connection_that_tells_of_its_end_is_watched_without_a_task_of_its_own()
     play(course)
 
 
+def test_line_that_tells_too_late_cancels_nobody() -> None:
+    async def course(scene: Scene) -> None:
+        class LostBefore(Wire):
+            def watch(self, lost: Callable[[], None]) -> None:
+                super().watch(lost)
+                asyncio.get_running_loop().call_soon(lost)
+
+        scene.scope["state"][LINE_KEY] = LostBefore()
+
+        async def request() -> str:
+            scene.result.set_result("done")
+            answer = await attended(scene.work(), scene.scope, scene.receive, scene.closing)
+            await settled()
+            return answer
+
+        assert await asyncio.create_task(request()) == "done"
+
+    play(course)
+
+
 def test_connection_is_not_watched_after_the_work() -> None:
     async def course(scene: Scene) -> None:
         wire = Wire()

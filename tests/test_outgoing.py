@@ -84,3 +84,14 @@ def test_what_waits_is_sent_before_the_end() -> None:
         assert wire.sent == [HEAD]
 
     asyncio.run(run())
+
+
+def test_connection_that_ends_meanwhile_is_not_written_to() -> None:
+    async def run() -> None:
+        out, wire = outgoing()
+        out.write(HEAD)
+        wire.close()  # uvloop raises where it is written to after that
+        out.flush()
+        assert wire.sent == []
+
+    asyncio.run(run())

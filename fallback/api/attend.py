@@ -58,10 +58,11 @@ async def attended(work: Awaitable[T], scope: Scope, receive: Receive, closing: 
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
     why: Exception | None = None
+    over = False
 
     def end(reason: Exception) -> None:
         nonlocal why
-        if why is None:
+        if why is None and not over:
             why = reason
             task.cancel()
 
@@ -81,6 +82,7 @@ async def attended(work: Awaitable[T], scope: Scope, receive: Receive, closing: 
             raise  # somebody else cancelled it
         raise why from None
     finally:
+        over = True  # a line that was lost before may only tell so now
         if why is not None:
             task.uncancel()
         closing.forget(ends)

@@ -44,9 +44,9 @@ class Outgoing:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Send what is waiting."""
-        if self._held:
-            held, self._held = self._held, b""
+        """Send what is waiting, unless the connection has ended meanwhile."""
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
             self._transport.write(held)
 
     def is_closing(self) -> bool:
