@@ -21,10 +21,12 @@ from fallback.analytics import (
     problems,
     requests,
     states,
+    stores,
     totals,
     window,
 )
 from fallback.analytics.places import Places
+from fallback.analytics.sources import MovedError
 from fallback.analytics.stores import Store
 
 DAY = window(NOON - 86_400, NOON + 86_400, first_ts=None)
@@ -352,6 +354,38 @@ def test_a_store_that_fails_is_told_and_local_logs_are_read(
     clock.later()
     assert names(found) == ["a1", "b1", "b2", "b3"]
     assert found.coverage.warning is None
+
+
+def test_a_store_under_another_name_of_its_protocol_keeps_what_it_had_when_it_is_away(
+    tmp_path: Path, reading: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica(tmp_path / "logs", "a", "a1")
+    address = f"local://{tmp_path / 'logs'}"
+    before = reading(address)
+    assert names(before) == ["a1"]
+    before.close()
+
+    def away(url: str) -> object:
+        raise ConnectionError
+
+    monkeypatch.setattr(stores, "_opened", away)
+    again = reading(address)
+    assert names(again) == ["a1"]
+    assert "cannot be read" in (again.coverage.warning or "")
+
+
+def test_a_file_that_its_store_holds_no_longer_has_moved(memory: MemoryFileSystem, clock: Clock) -> None:
+    put(memory, "/bucket/usage.log", "a")
+    store = Store("memory://bucket", monotonic=clock)
+    store.begin_to_look()
+    store.wait()
+    (file,) = store.listing().files
+    memory.rm_file("/bucket/usage.log")
+    clock.later()
+    store.begin_to_look()
+    store.wait()
+    with pytest.raises(MovedError), store.opened(file):
+        pass
 
 
 def test_a_store_that_is_away_is_told(reading: Open, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fallback.analytics.sources import RUN_BYTES, Listing, LogFile, Readable
+from fallback.analytics.sources import RUN_BYTES, Listing, LogFile, MovedError, Readable
 from fallback.usage_log.files import CURRENT_NAME, is_log_name
 
 __all__ = ["Store"]
@@ -109,8 +109,11 @@ class Store:
 
     @contextlib.contextmanager
     def opened(self, file: LogFile) -> Iterator[Readable]:
-        """Open a file. Reading raises OSError where the store does not give it."""
-        yield _Ranges(self._fs, self._paths[file.identity], file.size)
+        """Open a file. Raises MovedError where the store holds it no longer; reading OSError where it does not give it."""
+        path = self._paths.get(file.identity)  # the store may have been asked anew meanwhile
+        if path is None:
+            raise MovedError(file.name)
+        yield _Ranges(self._fs, path, file.size)
 
     def _look(self) -> None:
         problem: str | None = None
@@ -170,8 +173,10 @@ class Store:
     def _file(self, path: str, size: int, entry: Mapping[str, Any]) -> LogFile:
         whole = str(self._fs.unstrip_protocol(path))
         version = [str(entry[name]) for name in _VERSIONS if entry.get(name) is not None]
+        # Begins as the address does (s3a://, az://), for that is all that is known of a store which does not answer.
+        shown = f"{self.url.partition('://')[0]}://{whole.partition('://')[2]}"
         return LogFile(
-            name=_without_query(whole),
+            name=_without_query(shown),
             device=DEVICE,
             inode=_number(whole),
             size=size,
