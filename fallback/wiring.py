@@ -184,7 +184,7 @@ class Wiring:
         return DrillTransport(inner, self.board, can_reach=self._can_reach, wall=self.context.wall)
 
     def async_transport(self) -> AsyncTransport:
-        """Return a transport for one event loop, with a session of its own."""
+        """Return a transport for one event loop, with connections of its own."""
         inner = AsyncLocalTransport(_async_transport(), self.models)
         return AsyncDrillTransport(inner, self.board, can_reach=self._can_reach, wall=self.context.wall)
 

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from api_sockets import KEEP, assert_it_answers, connected, exchange, post, rest_of, serving, statuses
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
+from fallback.api.attend import LINE_KEY
 from fallback.api.connection import Connections, GuardedProtocol
 from fallback.config import ApiSettings
 from fallback.standin import Fault, StandInThread
@@ -207,6 +212,45 @@ def test_caller_who_does_not_read_a_stream_is_cut_off(standin: StandInThread, tm
             assert wanted <= figures
         groq.configure(text="Tokyo is the capital.")
         assert_it_answers(port)
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_answer_to_a_caller_who_has_left_goes_nowhere_without_a_word(
+    caplog: pytest.LogCaptureFixture, pipelined: bool
+) -> None:
+    """On uvloop, which raises where a lost connection is written to; uvicorn tells only the last request of its loss."""
+    begun, left, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        scope["state"][LINE_KEY].watch(left.set)
+        await left.wait()
+        try:
+            await Response("too late")(scope, receive, send)
+            await asyncio.sleep(0)  # until everything is written
+        finally:
+            over.set()
+
+    async def run() -> None:
+        config = uvicorn.Config(app, http=GuardedProtocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: GuardedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        port = listening.sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        one = f"GET / HTTP/1.1\r\n{KEEP}\r\n".encode()
+        writer.write(one * 2 if pipelined else one)
+        async with asyncio.timeout(10):
+            await begun.wait()
+            writer.transport.abort()
+            await over.wait()
+        listening.close()
+
+    with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
+        runner.run(run())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_connections_that_have_ended_are_forgotten() -> None:

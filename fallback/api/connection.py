@@ -134,6 +134,8 @@ class GuardedProtocol(Base):
         if self._guard is not None:
             self._guard.discard(self)
         super().connection_lost(exc)
+        if self._outgoing is not None:
+            self._outgoing.lose()
         self.app_state = {}
         watchers, self._watchers = self._watchers, None
         for lost in tuple(watchers or ()):

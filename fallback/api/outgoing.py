@@ -2,7 +2,8 @@
 
 Theory of operation: a server writes the head of a response and then its body, which would be two packets and two system
 calls, and wake the caller twice. So a head waits until the first bytes of its body, and leaves with them; where those do not
-follow at once, it leaves by itself in the next turn of the event loop. Nothing else waits.
+follow at once, it leaves by itself in the next turn of the event loop. Nothing else waits. What is written to a connection that is
+lost goes nowhere: not every server tells all the requests on it so, and uvloop raises where it is written to.
 """
 
 from __future__ import annotations
@@ -44,10 +45,16 @@ class Outgoing:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Send what is waiting, unless the connection has ended meanwhile."""
-        held, self._held = self._held, b""
-        if held and not self._transport.is_closing():
+        """Send what is waiting."""
+        if self._held:
+            held, self._held = self._held, b""
             self._transport.write(held)
+
+    def lose(self) -> None:
+        """Take note that the connection is lost."""
+        self._held = b""
+        self._transport = _Nowhere()
+        self._close = self._transport.close
 
     def is_closing(self) -> bool:
         """Return whether the connection is closed, or about to be."""
@@ -57,3 +64,19 @@ class Outgoing:
         """Close the connection once everything is sent."""
         self.flush()
         self._close()
+
+
+class _Nowhere(asyncio.Transport):
+    """In the place of a transport that is closed."""
+
+    __slots__ = ()
+
+    def write(self, data: object) -> None:
+        """Do nothing."""
+
+    def is_closing(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing."""
