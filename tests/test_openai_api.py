@@ -676,6 +676,14 @@ def test_caller_who_does_not_read_counts_as_gone() -> None:
     assert script.open == 0
 
 
+def test_caller_who_does_not_even_take_the_head_counts_as_gone() -> None:
+    script = Script(FakeClock()).add("a", Reply.text("one", "two", "three"))
+    app = scripted_app(script, keep_alive_s=0.02, send_limit_s=0.05)
+    sent = asyncio.run(call_until_it_stands_still(app, lambda message: "status" in message))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert script.open == 0
+
+
 def test_stream_that_is_said_to_its_end_gets_no_last_word() -> None:
     async def course() -> list[Message]:
         closing = Closing()

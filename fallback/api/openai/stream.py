@@ -117,7 +117,7 @@ class CompletionStream:
         try:
             async with self._lock:
                 if not self._begun:
-                    self._begun = True
+                    self._begun, self._sending_since = True, self._loop.time()
                     headers = self._headers(provider)
                     await self._send({"type": "http.response.start", "status": 200, "headers": headers})
                 await self._write_on(body, more=more)
