@@ -130,8 +130,10 @@ class UsageLog:
             if self._descriptor is None or error.errno not in _FULL:
                 self._release()
                 self._reopen_at = now + _REOPEN_S
-            self._count_failures(due - self.lines_written, _describe(error), messages)
-            return False
+            lost = due - self.lines_written
+            if lost:  # else only the newline of the last one is missing, which the next line brings
+                self._count_failures(lost, _describe(error), messages)
+            return not lost
         if self._lost_in_outage:
             messages.append(f"{self.path} is written again; lines lost meanwhile: {self._lost_in_outage}")
             self._lost_in_outage = 0
