@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from api_sockets import KEEP, assert_it_answers, connected, exchange, post, rest_of, serving, statuses
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from fallback.api.attend import LINE_KEY
@@ -214,6 +214,24 @@ def test_caller_who_does_not_read_a_stream_is_cut_off(standin: StandInThread, tm
         assert_it_answers(port)
 
 
+def on_uvloop(app: ASGIApp, caller: Callable[[int], Awaitable[None]]) -> None:
+    """Serve `app` until `caller`, who is given the port, has done."""
+
+    async def run() -> None:
+        config = uvicorn.Config(app, http=GuardedProtocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: GuardedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        async with asyncio.timeout(10):
+            await caller(listening.sockets[0].getsockname()[1])
+        listening.close()
+
+    with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
+        runner.run(run())
+
+
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_answer_to_a_caller_who_has_left_goes_nowhere_without_a_word(
     caplog: pytest.LogCaptureFixture, pipelined: bool
@@ -231,25 +249,35 @@ def test_answer_to_a_caller_who_has_left_goes_nowhere_without_a_word(
         finally:
             over.set()
 
-    async def run() -> None:
-        config = uvicorn.Config(app, http=GuardedProtocol, ws="none", lifespan="off", log_config=None)
-        config.load()
-        state = ServerState()
-        listening = await asyncio.get_running_loop().create_server(
-            lambda: GuardedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-        )
-        port = listening.sockets[0].getsockname()[1]
+    async def caller(port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         one = f"GET / HTTP/1.1\r\n{KEEP}\r\n".encode()
         writer.write(one * 2 if pipelined else one)
-        async with asyncio.timeout(10):
-            await begun.wait()
-            writer.transport.abort()
-            await over.wait()
-        listening.close()
+        await begun.wait()
+        writer.transport.abort()
+        await over.wait()
 
-    with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
-        runner.run(run())
+    on_uvloop(app, caller)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_request_behind_the_last_one_that_is_answered_is_not_begun(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await asyncio.sleep(0.05)  # until the one behind it is here
+        await Response("refused", headers={"connection": "close"})(scope, receive, send)
+
+    async def caller(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /first HTTP/1.1\r\n{KEEP}\r\n".encode())
+        writer.write(f"POST /second HTTP/1.1\r\n{KEEP}content-length: 100\r\n\r\n{{".encode())
+        assert statuses(await reader.read()) == [200]
+        writer.close()
+
+    on_uvloop(app, caller)
+    assert asked == ["/first"]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 

@@ -230,7 +230,9 @@ class GuardedProtocol(Base):
     def _close(self) -> None:
         """Close it after an answer: at once, or where a body is still coming, when the caller has had time to read."""
         cycle: Any = self.cycle
-        if not cycle.more_body or self.transport.is_closing() or not self.transport.can_write_eof():
+        # Another request behind the answered one is not to be begun on a connection that takes no answer any more.
+        coming = cycle.more_body and cycle.response_complete
+        if not coming or self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
             return
         self._linger_bytes = LINGER_BYTES
