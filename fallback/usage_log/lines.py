@@ -34,9 +34,9 @@ def attempt_line(
 ) -> Line:
     """One attempt, after it ended.
 
-    `route` is what the caller asked for as `model`, `stream` whether the caller asked for a stream, `previous` the
-    attempt that this one is the failover of, `drill` whether the failure was an injected one; `cooldown_s` and `disabled` ("provider", "model") are what it led to, as in
-    AttemptFailed.
+    `route` is what the caller asked for as `model`, `stream` whether the caller asked for a stream, `previous` the attempt that
+    this one is the failover of, `drill` whether the failure was an injected one; `cooldown_s` and `disabled` ("provider", "model")
+    are what it led to, as in AttemptFailed.
     """
     usage, failure = report.usage, report.failure
     line: Line = {
@@ -110,7 +110,8 @@ def request_line(
 
     `answer` is given where the outcome is "ok"; `error_type` (a failure kind), `error_message` (redacted) and
     `http_status` where it is not, and are those of the failure that decided. `prompt` and the answer's text go into
-    the line where `log_content` is True, and only there; `api_key_name` says whose key it was, `traceparent` what trace the caller is in. Tokens and cost are those of all attempts together.
+    the line where `log_content` is True, and only there; `api_key_name` says whose key it was, `traceparent` what trace the caller
+    is in. Tokens and cost are those of all attempts together.
     """
     line: Line = {
         "kind": "request",

@@ -1,9 +1,9 @@
 """The writing end of usage.log.
 
 Theory of operation: a line, or several that come together, is one `os.write` on a descriptor opened with O_APPEND, which
-the kernel puts at the end of the file undivided, so threads and processes need no common lock to write. About once a second a writer looks whether
-its file still stands under its name, and follows where another process rotated it or somebody deleted it; a line that
-is written to the renamed file meanwhile is as good, because renamed files are read as well. Renaming alone needs the lock
+the kernel puts at the end of the file undivided, so threads and processes need no common lock to write. About once a second a
+writer looks whether its file still stands under its name, and follows where another process rotated it or somebody deleted it;
+a line that is written to the renamed file meanwhile is as good, because renamed files are read as well. Renaming alone needs the lock
 between processes, and a writer that does not get it goes on writing and tries again.
 
 A short write (a full disk) leaves a torn line. The writer then puts a newline before its next line, and so does any
