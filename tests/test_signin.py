@@ -168,8 +168,8 @@ def test_a_session_that_was_changed_anywhere_is_nobodys(data: st.DataObject) -> 
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="utf-8"))
     changed = text[:place] + other + text[place + 1 :]
-    # The last character of base64 holds bits that mean nothing.
-    if changed != text and place != len(text) - 1:
+    # The last character of base64 holds bits that mean nothing, and two others may be written in two ways.
+    if changed.translate(str.maketrans("+/", "-_")) != text and place != len(text) - 1:
         assert sessions.visitor(changed, NOW) is None
 
 
