@@ -97,6 +97,10 @@ SERVED: dict[str, tuple[Behaviour, Came]] = {
     "HTTP/1.0": (says(b"HTTP/1.0 200 OK\r\n\r\n{}"), WHOLE),
     "an empty body": (says(OK + b"Content-Length: 0\r\n\r\n"), Came(200)),
     "204 without a body": (says(b"HTTP/1.1 204 No Content\r\n\r\n"), Came(204)),
+    "103 Early Hints first": (
+        says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + ANSWER),
+        WHOLE,
+    ),
     "100 Continue first": (says(b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER), WHOLE),
     "a head in two pieces": (says(ANSWER[:20], 0.05, ANSWER[20:]), WHOLE),
     "a header of 20 KB": (says(long_header(20_000)), WHOLE),

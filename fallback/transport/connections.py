@@ -16,6 +16,7 @@ import time
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
+from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any
 
@@ -31,6 +32,8 @@ from fallback.transport.watchdog import Call
 __all__ = ["Adapter"]
 
 POOL_SIZE = 128
+MAX_INTERIM = 100
+"""So many interim responses are passed over; one more counts as the answer, which it cannot be."""
 
 _current = threading.local()
 
@@ -61,6 +64,12 @@ class _Response(HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
+        # http.client passes over 100 alone, and takes 103 (Early Hints, RFC 8297) for the answer.
+        for _ in range(MAX_INTERIM):
+            if not 100 < self.status < 200 or self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                break
+            self.headers = self.msg = None  # type: ignore[assignment] # as before a response
+            super().begin()
         broken = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
         if any(isinstance(defect, broken) for defect in self.headers.defects):
             raise HTTPException("a header line without a name")
