@@ -30,8 +30,8 @@ __all__ = ["show_analytics"]
 
 EVERY_S = 10.0
 """How often a live page looks for new lines."""
-SOON_S = 0.1
-"""How long after the figures the browser asks for the charts."""
+SOON_S = 0.4
+"""How long after the figures the browser asks for the charts: long enough to have loaded what draws the figures."""
 _ASKED = "analytics_charts_asked"
 MOST_DOWNLOADED = 100_000
 """Requests in one file."""
