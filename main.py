@@ -48,6 +48,8 @@ class _Start:
     demo: Demo | None
     config: Path
     address: str
+    reached: str
+    """The address that says who can reach it: where a container is published, else `address`."""
     port: int
     shown_host: str
     api_only: bool
@@ -102,13 +104,15 @@ def _prepared(options: argparse.Namespace, stack: contextlib.ExitStack) -> _Star
         demo, settings = None, load(config)
         address, port = _free(host, port)
     published = options.published
-    if not (options.insecure or _is_loopback(published or address)):
+    reached = published or address
+    if not (options.insecure or _is_loopback(reached)):
         _check_guards(settings, published or host, api_only=options.api_only)
     return _Start(
         settings=settings,
         demo=demo,
         config=config,
         address=address,
+        reached=reached,
         port=port,
         shown_host=EVERY_ADDRESS.get(host, "localhost" if host == DEFAULT_HOST else host),
         api_only=options.api_only,
@@ -283,7 +287,7 @@ def _serve(start: _Start) -> None:
             lines.append(
                 "The dashboard asks who is there, and the HTTP API asks nobody: set API_KEYS as well."
             )
-        elif not (settings.dashboard.guarded or ipaddress.ip_address(start.address).is_loopback):
+        elif not (settings.dashboard.guarded or _is_loopback(start.reached)):
             lines.append("The dashboard asks nobody who they are; --api-only serves the API alone.")
         if settings.banner is not None:
             lines.append(f"{settings.banner}. No key is used, and nothing leaves this machine.")

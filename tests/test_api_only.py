@@ -275,6 +275,17 @@ def test_insecure_listens_everywhere_without_keys_and_without_a_password(
         assert (told in running.output()) is not bool(options)
 
 
+def test_container_published_to_its_own_machine_needs_no_keys_and_warns_of_nobody(
+    standin: StandInThread, tmp_path: Path
+) -> None:
+    port = free_port()
+    config = str(configured(tmp_path, standin))
+    line = ("main.py", "--port", str(port), "--config", config, "--host", "0.0.0.0")  # noqa: S104
+    with program(tmp_path, standin, *line, "--published", "127.0.0.1", port=port) as running:
+        assert running.generate()["provider"] == "groq_llama"
+        assert "The dashboard asks" not in running.output()
+
+
 def test_dashboard_is_not_served_under_another_name(standin: StandInThread, tmp_path: Path) -> None:
     with program(tmp_path, standin) as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as rebound:
