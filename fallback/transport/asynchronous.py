@@ -20,12 +20,11 @@ from yarl import URL
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.providers.base import WireRequest
-from fallback.transport.base import KEEP_ALIVE_S, MAX_HEADER_BYTES, MAX_HEADERS, Environment, Head
+from fallback.transport.base import DRAIN_S, KEEP_ALIVE_S, MAX_HEADER_BYTES, MAX_HEADERS, Environment, Head
 from fallback.transport.names import Names
 
 __all__ = ["AiohttpResponse", "AiohttpTransport"]
 
-DRAIN_S = 0.02
 DNS_CACHE_S = 60
 LARGE_BODY_BYTES = 1024 * 1024
 

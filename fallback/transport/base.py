@@ -25,6 +25,9 @@ __all__ = ["AsyncResponse", "AsyncTransport", "Cancellation", "Environment", "He
 KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept: much longer, and something on the way may have forgotten it."""
 
+DRAIN_S = 0.02
+"""How long the end of a body whose answer is whole is waited for, so that its connection can be used again."""
+
 MAX_HEADER_BYTES = 65536
 MAX_HEADERS = 100
 """The limits of a response's headers are those that http.client has."""

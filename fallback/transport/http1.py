@@ -16,7 +16,7 @@ from collections.abc import Callable
 import httptools
 
 from fallback.core.errors import FailureKind, Phase, TransportError
-from fallback.transport.base import MAX_HEADER_BYTES, MAX_HEADERS, Head
+from fallback.transport.base import DRAIN_S, MAX_HEADER_BYTES, MAX_HEADERS, Head
 
 __all__ = ["Connection", "Reply"]
 
@@ -24,7 +24,6 @@ MAX_FRAMING_BYTES = 2 * MAX_HEADER_BYTES
 """Of what comes without a piece of the body: all headers, those of interim responses included, or a trailer."""
 MAX_UNREAD_BYTES = 256 * 1024
 """So much of a body is kept for a reader who does not come; then reading from the connection pauses."""
-DRAIN_S = 0.02
 
 _NO_BODY = frozenset({204, 304})
 _LOST = "the connection was closed"

@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.providers.base import WireRequest
-from fallback.transport.base import Cancellation, Environment, Head
+from fallback.transport.base import DRAIN_S, Cancellation, Environment, Head
 from fallback.transport.connections import Adapter
 from fallback.transport.names import Names
 from fallback.transport.watchdog import Call, Watchdog
@@ -27,7 +27,6 @@ from fallback.transport.watchdog import Call, Watchdog
 __all__ = ["RequestsResponse", "RequestsTransport"]
 
 READ_BYTES = 64 * 1024
-DRAIN_S = 0.02
 HEADERS_KNOWN = 256
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
