@@ -6,16 +6,14 @@ import asyncio
 import json
 import logging
 import re
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from openai_api import application, serving
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
@@ -67,10 +65,6 @@ def config(standin: StandInThread, tmp_path: Path) -> Path:
     file.write_text(CONFIG.format(base=standin.base_url))
     (tmp_path / ".env").write_text(f"TEST_GROQ_KEY={KEY}\n")
     return file
-
-
-def application(program: Program) -> Starlette:
-    return Starlette(routes=program.routes(), middleware=program.middleware(), lifespan=program.lifespan)
 
 
 @pytest.fixture
@@ -257,29 +251,6 @@ def test_stream_of_an_unknown_model_is_404(client: TestClient) -> None:
 
 
 # Over a real connection: what a test client in the same process cannot show
-
-
-@contextmanager
-def serving(program: Program) -> Iterator[tuple[int, asyncio.AbstractEventLoop]]:
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def serve() -> None:
-        loops.append(asyncio.get_running_loop())
-        await server.serve()
-
-    server = uvicorn.Server(
-        uvicorn.Config(application(program), port=0, log_level="critical", timeout_graceful_shutdown=3)
-    )
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    until = time.monotonic() + 10
-    while not server.started and time.monotonic() < until:
-        thread.join(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], loops[0]
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def open_request(port: int, **body: Any) -> tuple[HTTPConnection, HTTPResponse]:
