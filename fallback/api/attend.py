@@ -17,10 +17,13 @@ from starlette.types import Receive, Scope
 from fallback.api.closing import Closing
 from fallback.api.errors import Refusal
 
-__all__ = ["LINE_KEY", "CallerGoneError", "Line", "attended", "closing_refusal"]
+__all__ = ["LINE_KEY", "MARKS_KEY", "CallerGoneError", "Line", "attended", "closing_refusal"]
 
 LINE_KEY = "fallback.line"
 """Where in the state of a request its connection stands, if that can tell of its end."""
+
+MARKS_KEY = "fallback.marks"
+"""Where in the state of a request the headers stand that each of its answers bears, as bytes with their line ends."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,12 @@ class Line(Protocol):
 
     def unwatch(self, lost: Callable[[], None]) -> None:
         """Do not call `lost` any more."""
+
+    def answer(self, scope: Scope, status: int, headers: bytes, body: bytes) -> bool:
+        """Send the whole response to the request of `scope` at once; False, and nothing sent, where ASGI has to do it.
+
+        `headers` are lines with their ends, the length of `body` among them, and are taken as they are.
+        """
 
 
 class CallerGoneError(Exception):

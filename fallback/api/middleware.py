@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallback.api.access import Access
-from fallback.api.attend import LINE_KEY
+from fallback.api.attend import LINE_KEY, MARKS_KEY
 from fallback.api.connection import STATE_KEY, Connections
 from fallback.api.errors import Refusal
 from fallback.api.limits import Admission, LimitedBody, check_length
@@ -39,6 +39,8 @@ _HEADERS = (
     ("referrer-policy", "no-referrer"),
 )
 _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS)
+_MARKS = "".join(f"{name}: {value}\r\n" for name, value in _HEADERS).encode()
+_DEMO = (b"x-fallback-demo", b"1")
 _DISCARDED_BYTES = 16 * 1024
 """So much of a body that nobody reads is taken off the line; a longer one ends the connection."""
 
@@ -93,6 +95,9 @@ class Envelope:
         state["own_headers"] = False
         ours = family_of(scope["path"]) != "page"
         own = (b"x-request-id", request_id.encode())
+        if ours:
+            demo = b"%s: %s\r\n" % _DEMO if self._is_demo() else b""
+            state[MARKS_KEY] = b"%s: %s\r\n%s%s" % (*own, _MARKS, demo)
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -106,7 +111,7 @@ class Envelope:
                     for name, value in _HEADERS:
                         headers[name] = value
                 if self._is_demo():
-                    message["headers"].append((b"x-fallback-demo", b"1"))
+                    message["headers"].append(_DEMO)
             await send(message)
 
         await self._app(scope, receive, marked)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
-from starlette.types import Send
+from starlette.types import Scope, Send
 
+from fallback.api.attend import LINE_KEY, MARKS_KEY
 from fallback.api.encode import json_text
 
 __all__ = ["Reply", "json_bytes"]
@@ -22,6 +24,15 @@ def json_bytes(value: object) -> bytes:
         return json_text(value).encode("utf-8", "replace")
 
 
+@functools.lru_cache(maxsize=256)
+def _line(name: str, value: str) -> bytes:
+    """Return one header as it is sent. Raises ValueError where it would be more than one."""
+    line = f"{name}: {value}".encode("latin-1")
+    if b"\r" in line or b"\n" in line:
+        raise ValueError("a header holds a line end")
+    return line + b"\r\n"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """Status, headers and body."""
@@ -29,6 +40,19 @@ class Reply:
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def sent_at_once(self, scope: Scope) -> bool:
+        """Send it over the connection of `scope` itself; False, and nothing sent, where that cannot be."""
+        line, marks = scope["state"].get(LINE_KEY), scope["state"].get(MARKS_KEY)
+        if line is None or marks is None or self.status == 204:
+            return False
+        headers = [
+            b"cache-control: no-store\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            % len(self.body)
+        ]
+        headers += [_line(name, value) for name, value in self.headers.items()]
+        sent: bool = line.answer(scope, self.status, b"".join((*headers, marks)), self.body)
+        return sent
 
     async def send(self, send: Send) -> None:
         """Send it."""

@@ -115,7 +115,7 @@ class _Resource:
         outcome = await settle(self._answer(scope, receive, send), scope["state"]["request_id"])
         if isinstance(outcome, ErrorReply):
             outcome = error_reply_of(outcome)
-        if outcome is not None:
+        if outcome is not None and not outcome.sent_at_once(scope):
             await outcome.send(send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
