@@ -7,16 +7,17 @@ or a failure (`decoder`). It holds its settings and nothing that changes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fallback.core.models import Candidate, ChatRequest, Usage
+from fallback.core.values import value
 from fallback.providers.decode import Decoder
 from fallback.providers.settings import ProviderSettings
 
 __all__ = ["BaseProvider", "WireRequest"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class WireRequest:
     """One HTTP POST, ready to be sent."""
 

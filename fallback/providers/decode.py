@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
@@ -23,6 +23,7 @@ import orjson
 
 from fallback.core.errors import FailureKind, TransportError
 from fallback.core.models import Choice, Failure, Headroom, Usage
+from fallback.core.values import value
 from fallback.providers.assemble import Assembly, Piece
 from fallback.providers.classify import (
     ErrorFields,
@@ -41,7 +42,7 @@ ERROR_BODY_BYTES = 64 * 1024
 """Of an error body no more is read than this."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Decoded:
     """A whole answer, as one provider gave it."""
 

@@ -6,7 +6,6 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +17,7 @@ import certifi
 from requests.utils import select_proxy, should_bypass_proxies
 
 from fallback.core.errors import FailureKind, Phase, TransportError
+from fallback.core.values import value
 from fallback.providers.base import WireRequest
 
 __all__ = ["AsyncResponse", "AsyncTransport", "Cancellation", "Environment", "Head", "Response", "Transport"]
@@ -33,7 +33,7 @@ MAX_HEADERS = 100
 """The limits of a response's headers are those that http.client has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Head:
     """Status and headers of a response; header names in lower case, repeated ones joined by a comma."""
 

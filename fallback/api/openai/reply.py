@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 from starlette.types import Scope, Send
 
 from fallback.api.attend import LINE_KEY, MARKS_KEY
 from fallback.api.encode import json_text
+from fallback.core.values import value
 
 __all__ = ["Reply", "json_bytes"]
 
@@ -33,7 +34,7 @@ def _line(name: str, value: str) -> bytes:
     return line + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Reply:
     """Status, headers and body."""
 
