@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class Exchange:
     def __init__(
         self, request: ChatRequest, context: RoutingContext, *, live: bool, only: str | None = None
     ) -> None:
-        """Plan `request`. With `live` pieces of the answer are delivered as they come; without, the whole at its end.
+        """Plan `request`. With `live` events are delivered as they come; without, the whole answer at its end and no other.
 
         `only` names the one provider to ask, even where it is resting or disabled. Raises UnknownModelError.
         """
@@ -82,7 +82,7 @@ class Exchange:
                             yield Finished(answer=answer)
                             return
                     case Wait():
-                        yield self._tell(Waiting(seconds=step.seconds, provider=step.provider))
+                        yield from self._tell(Waiting(seconds=step.seconds, provider=step.provider))
                         yield Sleep(step.seconds)
                     case GiveUp():
                         yield from self._skips(step.skipped)
@@ -90,13 +90,14 @@ class Exchange:
         finally:
             self._abandon()
 
-    def _tell(self, event: Event) -> Event:
+    def _tell(self, event: Event) -> Iterable[Event]:
+        """Take `event` into the account, and return what the caller is told of it now."""
         self._activity.extend(activity.lines(event))
-        return event
+        return (event,) if self._live else ()
 
     def _skips(self, refusals: Any) -> Generator[Event, None, None]:
         for refusal in refusals:
-            yield self._tell(
+            yield from self._tell(
                 CandidateSkipped(provider=refusal.provider, model=refusal.model, reason=refusal.text)
             )
 
@@ -112,7 +113,8 @@ class Exchange:
         self._open = (step, call, self._delivery.continues)
         while self._probes:
             yield Probe(self._probes.pop())
-        yield from self._skips(step.skipped)
+        if step.skipped:
+            yield from self._skips(step.skipped)
         self._delivery.begin(step.candidate, prefill=prefill)
         return (yield from self._attempt(step, call, prefill=prefill))
 
@@ -131,7 +133,7 @@ class Exchange:
     def _attempt(self, step: Try, call: Call, *, prefill: bool) -> Generator[Command, Any, Answer | None]:
         candidate, delivery, context = step.candidate, self._delivery, self._context
         continues = delivery.continues
-        yield self._tell(
+        yield from self._tell(
             AttemptStarted(
                 number=step.number,
                 role=step.role,
@@ -164,7 +166,7 @@ class Exchange:
             self._in_words.add(candidate.key)
             failure = replace(failure, adapted=True)
         settlement = self._settle(step, call, failure, now, continues=continues)
-        yield self._tell(
+        yield from self._tell(
             AttemptFailed(
                 number=step.number,
                 provider=candidate.provider,

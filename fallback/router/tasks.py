@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from fallback.core.errors import TransportError
@@ -19,6 +19,67 @@ __all__ = ["AsyncAnswerStream", "AsyncModelRouter"]
 AsyncSleeper = Callable[[float], Awaitable[object]]
 
 
+class _Drive:
+    """A course that is carried out, from one of its events to the next."""
+
+    __slots__ = ("_course", "_probe", "_response", "_sleep", "_transport")
+
+    def __init__(
+        self, whole: Course, transport: AsyncTransport, sleep: AsyncSleeper, probe: BeginProbe
+    ) -> None:
+        self._course = whole.run()
+        self._transport = transport
+        self._sleep = sleep
+        self._probe = probe
+        self._response: AsyncResponse | None = None
+
+    async def next(self) -> Event | None:
+        """Return the next event, None after the last. What the course raises, or who cancels this, ends it."""
+        result: Any = None
+        try:
+            while True:
+                try:
+                    command = self._course.send(result)
+                except StopIteration:
+                    break
+                result = None
+                try:
+                    match command:
+                        case Send():
+                            self._response = await self._transport.send(
+                                command.request, connect_s=command.connect_s, limit_s=command.limit_s
+                            )
+                            result = self._response.head
+                        case Read() if self._response is not None:
+                            result = await self._response.read(command.limit_s)
+                        case Close() | Read():
+                            if self._response is not None:
+                                await self._response.close()
+                            self._response = None
+                        case Sleep():
+                            await self._sleep(command.seconds)
+                        case Probe():
+                            self._probe(command.permit)
+                        case Aside():
+                            result = await asyncio.to_thread(command.work)
+                        case _:
+                            return command
+                except TransportError as error:
+                    result = error
+        except BaseException:
+            self.end()
+            raise
+        self.end()
+        return None
+
+    def end(self) -> None:
+        """End the course, and the call that is under way for it. Safe to call twice."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.abort()
+        self._course.close()
+
+
 class AsyncAnswerStream(AsyncIterator[Event]):
     """The events of one answer, as they happen; see AnswerStream. Cancelling the task that iterates ends it as well."""
 
@@ -30,10 +91,28 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         sleep: AsyncSleeper = asyncio.sleep,
     ) -> None:
         self.request_id = exchange.request.request_id
-        self._events = _drive_async(exchange, transport, sleep, probe)
+        self._drive = _Drive(exchange, transport, sleep, probe)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it is iterated, while it is."""
+        self._waits = False
 
-    def __anext__(self) -> Awaitable[Event]:
-        return self._events.__anext__()
+    async def __anext__(self) -> Event:
+        if self._waits:
+            raise RuntimeError("the next event of this answer is waited for already")
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._waits = True
+        try:
+            event = await self._drive.next()
+        except BaseException:
+            self._loop = None
+            raise
+        finally:
+            self._waits = False
+        if event is None:
+            self._loop = None
+            raise StopAsyncIteration
+        return event
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,50 +121,16 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it, and the call to the provider."""
-        await self._events.aclose()
+        """End it, and the call to the provider. RuntimeError while another task waits for its next event."""
+        if self._waits:
+            raise RuntimeError("the next event of this answer is still waited for")
+        self._loop = None
+        self._drive.end()
 
-
-async def _drive_async(
-    whole: Course, transport: AsyncTransport, sleep: AsyncSleeper, probe: BeginProbe
-) -> AsyncGenerator[Event, None]:
-    course = whole.run()
-    response: AsyncResponse | None = None
-    result: Any = None
-    try:
-        while True:
-            try:
-                command = course.send(result)
-            except StopIteration:
-                return
-            result = None
-            try:
-                match command:
-                    case Send():
-                        response = await transport.send(
-                            command.request, connect_s=command.connect_s, limit_s=command.limit_s
-                        )
-                        result = response.head
-                    case Read() if response is not None:
-                        result = await response.read(command.limit_s)
-                    case Close() | Read():
-                        if response is not None:
-                            await response.close()
-                        response = None
-                    case Sleep():
-                        await sleep(command.seconds)
-                    case Probe():
-                        probe(command.permit)
-                    case Aside():
-                        result = await asyncio.to_thread(command.work)
-                    case _:
-                        yield command
-            except TransportError as error:
-                result = error
-    finally:
-        if response is not None:
-            response.abort()
-        course.close()
+    def __del__(self) -> None:
+        # Left in the middle. Whoever collects it may be another thread, which must not touch a connection.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._drive.end)
 
 
 class AsyncModelRouter(BaseRouter):
@@ -124,10 +169,11 @@ class AsyncModelRouter(BaseRouter):
         return await self._whole(self._test_exchange(provider))
 
     async def _whole(self, exchange: Exchange) -> Answer:
-        async with AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    return event.answer
+        drive = _Drive(exchange, self._transport, self._sleep, self._begin_probe)
+        while (event := await drive.next()) is not None:
+            if isinstance(event, Finished):
+                drive.end()
+                return event.answer
         raise AssertionError("a course ends with Finished or with an exception")
 
     def stream(
@@ -153,7 +199,8 @@ class AsyncModelRouter(BaseRouter):
         task.add_done_callback(ended)
 
     async def _probe(self, course: ProbeCourse) -> None:
-        async for _ in _drive_async(course, self._transport, self._sleep, self._begin_probe):
+        drive = _Drive(course, self._transport, self._sleep, self._begin_probe)
+        while await drive.next() is not None:
             pass
 
     async def wait_for_probes(self) -> None:
