@@ -11,16 +11,17 @@ What may not live here: global state (the registry is this object's own), and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from fallback.api.middleware import Rules
+from fallback.api.tallies import Count, Spread, Tallies
 from fallback.core.kinds import FailureKind
 from fallback.core.plan import GiveUpReason
 from fallback.wiring import Wiring
@@ -43,21 +44,21 @@ Line = Mapping[str, Any]
 class _Attempt:
     """What one kind of attempt line moves."""
 
-    attempts: Counter
-    duration: Histogram
-    first_token: Histogram
-    input_tokens: Counter
-    output_tokens: Counter
-    cost: Counter
+    attempts: Count
+    duration: Spread
+    first_token: Spread
+    input_tokens: Count
+    output_tokens: Count
+    cost: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
     """What one kind of request line moves."""
 
-    requests: Counter
-    duration: Histogram
-    first_token: Histogram
+    requests: Count
+    duration: Spread
+    first_token: Spread
 
 
 class Metrics:
@@ -70,14 +71,16 @@ class Metrics:
             for name, provider in wiring.context.providers.items()
         }
         self._registry = CollectorRegistry(auto_describe=False)
+        self._tallies = Tallies("fallback")
         ProcessCollector(registry=self._registry)
         self._registry.register(_Now(wiring, rules))
+        self._registry.register(self._tallies)
         self._define()
         self._attempts: dict[tuple[object, ...], _Attempt] = {}
         self._requests: dict[tuple[object, ...], _Request] = {}
 
     def _define(self) -> None:
-        counter, histogram = self._counter, self._histogram
+        counter, histogram = self._tallies.counts, self._tallies.spreads
         self._request_count = counter(
             "requests", "Requests that ended.", "source", "provider", "outcome", "kind", "drill"
         )
@@ -104,74 +107,67 @@ class Metrics:
             "kind",
         )
         self._rescues = counter("rescues", "Answers that a failover saved.", "first_provider", "provider")
-        self._degraded = counter("degraded_answers", "Answers of the embedded model.")
+        self._degraded = counter("degraded_answers", "Answers of the embedded model.").of()
         self._seams = counter("seams", "Times that a provider went on with another's answer.", "provider")
         self._probes = counter("probes", "Calls that tried a provider after a rest.", "provider", "outcome")
         self._tokens = counter("tokens", "Tokens.", "provider", "model", "direction")
         self._cost = counter("cost_usd", "US dollars, by the prices configured.", "provider", "model")
         self._changes = counter("provider_changes", "Changes of state.", "provider", "to_state")
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, namespace="fallback", registry=self._registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, namespace="fallback", registry=self._registry, buckets=buckets)
-
     def count(self, line: Line) -> None:
         """Count one line of the usage log."""
-        match line.get("kind"):
-            case "attempt":
-                self._count_attempt(line)
-            case "request":
-                self._count_request(line)
-            case "state":
-                to_state = line.get("to")
-                state = to_state if to_state in {*STATES, "retired"} else OTHER
-                self._changes.labels(self._provider(line.get("provider")), state).inc()
+        with self._tallies.lock:
+            match line.get("kind"):
+                case "attempt":
+                    self._count_attempt(line)
+                case "request":
+                    self._count_request(line)
+                case "state":
+                    to_state = line.get("to")
+                    state = to_state if to_state in {*STATES, "retired"} else OTHER
+                    self._changes.of(self._provider(line.get("provider")), state).value += 1
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats)."""
-        return generate_latest(_WithoutCreated(self._registry))
+        return generate_latest(self._registry)
 
     def _count_attempt(self, line: Line) -> None:
         key = tuple(map(line.get, ("provider", "request_model", "outcome", "role", "source", "drill")))
         moved = self._attempts.get(key) or self._attempt(line, key)
-        moved.attempts.inc()
-        moved.duration.observe(line.get("duration_s", 0.0))
+        moved.attempts.value += 1
+        moved.duration.add(line.get("duration_s", 0.0))
         if (first_token_s := line.get("time_to_first_token_s")) is not None:
-            moved.first_token.observe(first_token_s)
+            moved.first_token.add(first_token_s)
         if tokens := line.get("input_tokens"):
-            moved.input_tokens.inc(tokens)
+            moved.input_tokens.value += tokens
         if tokens := line.get("output_tokens"):
-            moved.output_tokens.inc(tokens)
+            moved.output_tokens.value += tokens
         if cost_usd := line.get("cost_usd"):
-            moved.cost.inc(cost_usd)
+            moved.cost.value += cost_usd
         if line.get("role") == "failover":
-            self._failovers.labels(
+            self._failovers.of(
                 self._provider(line.get("previous_provider")),
                 self._provider(line.get("provider")),
                 _kind(line.get("previous_error_type")),
-            ).inc()
+            ).value += 1
         if line.get("probe") or line.get("source") == "probe":
-            self._probes.labels(self._provider(line.get("provider")), _outcome(line.get("outcome"))).inc()
+            self._probes.of(self._provider(line.get("provider")), _outcome(line.get("outcome"))).value += 1
 
     def _attempt(self, line: Line, key: tuple[object, ...]) -> _Attempt:
         provider = self._provider(line.get("provider"))
         model = self._model(line.get("provider"), line.get("request_model"))
         outcome = _outcome(line.get("outcome"))
         kind = NONE if outcome == "ok" else _kind(line.get("outcome"))
-        role = line.get("role") if line.get("role") in _ROLES else OTHER
+        role = _known(line.get("role"), _ROLES)
         if line.get("source") == "probe":
             role = "probe"
         made = _Attempt(
-            attempts=self._attempt_count.labels(
-                provider, model, outcome, kind, role, _flag(line.get("drill"))
-            ),
-            duration=self._attempt_duration.labels(provider, outcome),
-            first_token=self._attempt_first_token.labels(provider),
-            input_tokens=self._tokens.labels(provider, model, "input"),
-            output_tokens=self._tokens.labels(provider, model, "output"),
-            cost=self._cost.labels(provider, model),
+            attempts=self._attempt_count.of(provider, model, outcome, kind, role, _flag(line.get("drill"))),
+            duration=self._attempt_duration.of(provider, outcome),
+            first_token=self._attempt_first_token.of(provider),
+            input_tokens=self._tokens.of(provider, model, "input"),
+            output_tokens=self._tokens.of(provider, model, "output"),
+            cost=self._cost.of(provider, model),
         )
         if OTHER not in {provider, model, kind, role} and line.get("source") in _SOURCES:
             # Only what comes from closed lists is kept: the rest could grow without end.
@@ -181,28 +177,28 @@ class Metrics:
     def _count_request(self, line: Line) -> None:
         key = tuple(map(line.get, ("source", "provider", "outcome", "error_type", "drill")))
         moved = self._requests.get(key) or self._request(line, key)
-        moved.requests.inc()
-        moved.duration.observe(line.get("duration_s", 0.0))
+        moved.requests.value += 1
+        moved.duration.add(line.get("duration_s", 0.0))
         if (first_token_s := line.get("time_to_first_token_s")) is not None:
-            moved.first_token.observe(first_token_s)
+            moved.first_token.add(first_token_s)
         if line.get("rescued"):
-            self._rescues.labels(
+            self._rescues.of(
                 self._provider(line.get("first_provider")), self._provider(line.get("provider"))
-            ).inc()
+            ).value += 1
         if line.get("degraded"):
-            self._degraded.inc()
+            self._degraded.value += 1
         if seams := line.get("seams"):
-            self._seams.labels(self._provider(line.get("provider"))).inc(seams)
+            self._seams.of(self._provider(line.get("provider"))).value += seams
 
     def _request(self, line: Line, key: tuple[object, ...]) -> _Request:
         provider, outcome = self._provider(line.get("provider")), line.get("outcome")
         outcome = outcome if outcome in {"ok", "error", "cancelled"} else OTHER
         kind = NONE if line.get("error_type") is None else _kind(line.get("error_type"))
-        source = line.get("source") if line.get("source") in _SOURCES else OTHER
+        source = _known(line.get("source"), _SOURCES)
         made = _Request(
-            requests=self._request_count.labels(source, provider, outcome, kind, _flag(line.get("drill"))),
-            duration=self._request_duration.labels(provider, outcome),
-            first_token=self._request_first_token.labels(provider),
+            requests=self._request_count.of(source, provider, outcome, kind, _flag(line.get("drill"))),
+            duration=self._request_duration.of(provider, outcome),
+            first_token=self._request_first_token.of(provider),
         )
         if OTHER not in {provider, outcome, kind, source}:
             self._requests[key] = made
@@ -233,20 +229,12 @@ def _outcome(value: object) -> str:
             return "error"
 
 
+def _known(value: object, names: frozenset[str]) -> str:
+    return value if isinstance(value, str) and value in names else OTHER
+
+
 def _flag(value: object) -> str:
     return "true" if value else "false"
-
-
-class _WithoutCreated:
-    """A registry without the times at which series were made, which Prometheus' text format has no place for."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
 
 
 class _Now:
