@@ -32,20 +32,26 @@ def redact(text: str, key: str, *, limit: int = 300) -> str:
 
 def without_key(text: str, key: str, *, limit: int) -> str:
     """Return `text` on one line of at most `limit` characters, without `key` and its ends: for ids and names."""
+    if not text:
+        return text
     return _without_ends(_one_line(text, key, limit), key)[:limit]
 
 
 def _one_line(text: str, key: str, limit: int) -> str:
     # Before the cut, which would leave a part of the key that no longer matches.
-    text = (text.replace(key, _MASK) if key else text)[:limit]
+    if key and key in text:
+        text = text.replace(key, _MASK)
+    if len(text) > limit:
+        text = text[:limit]
     if text.isprintable() and "  " not in text and text.strip() == text:
         return text  # nearly every one
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def _without_ends(text: str, key: str) -> str:
-    # Word by word: a key that the provider masked itself still shows its ends.
-    ends = (_MASK, key[:_END_LENGTH], key[-_END_LENGTH:]) if len(key) >= 2 * _END_LENGTH else (_MASK,)
-    if not any(end in text for end in ends):
+    whole = len(key) >= 2 * _END_LENGTH
+    if _MASK not in text and not (whole and (key[:_END_LENGTH] in text or key[-_END_LENGTH:] in text)):
         return text
+    # Word by word: a key that the provider masked itself still shows its ends.
+    ends = (_MASK, key[:_END_LENGTH], key[-_END_LENGTH:]) if whole else (_MASK,)
     return " ".join(_MASK if any(end in word for end in ends) else word for word in text.split(" "))
