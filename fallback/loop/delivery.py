@@ -79,9 +79,9 @@ class Delivery:
 
     def take(self, pieces: Iterable[Piece]) -> Iterator[Delta]:
         """Take pieces as they came and give those that go to the caller now."""
+        if not self._live:
+            return
         for piece in pieces:
-            if not self._live:
-                continue
             if self._seam is not None:
                 yield from self._go_on(piece, self._seam)
                 continue

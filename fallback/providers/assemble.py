@@ -17,6 +17,8 @@ __all__ = ["Assembly", "Piece"]
 
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 MAX_CHOICES = 128
+MOST_TOKENS = 10**12
+"""From here on a count is no count."""
 
 
 class Piece(NamedTuple):
@@ -143,6 +145,9 @@ class Assembly:
 
         Raises ValueError, with nothing taken, where the chunk has not the shape of one.
         """
+        piece = self._more_text(chunk)
+        if piece is not None:
+            return piece
         raws = _choices(chunk, "delta")
         self._take_frame(chunk)
         return self._take(raws, "delta") if raws else None
@@ -152,17 +157,39 @@ class Assembly:
 
         Raises ValueError, with nothing taken, where the body has not the shape of an answer.
         """
-        raws = [dict(raw) for raw in _choices(body, "message")]
+        raws = _choices(body, "message")
         self._take_frame(body)
-        for raw in raws:
-            # The legacy API of Together has none; an answer in one body is whole by itself.
-            finish_reason = raw.get("finish_reason")
-            raw["finish_reason"] = (
-                finish_reason if finish_reason and isinstance(finish_reason, str) else "stop"
-            )
-        return self._take(raws, "message") if raws else None
+        # The legacy API of Together has no finish_reason; an answer in one body is whole by itself.
+        return self._take(raws, "message", unsaid="stop") if raws else None
 
-    def _take(self, raws: list[dict[str, Any]], key: str) -> Piece:
+    def _more_text(self, chunk: Mapping[str, Any]) -> Piece | None:
+        """Take a chunk that holds more text of the one answer and nothing else, as nearly all do; None: it is another."""
+        choices = chunk.get("choices")
+        if type(choices) is not list or len(choices) != 1 or type(raw := choices[0]) is not dict:
+            return None
+        delta, partial = raw.get("delta"), self._partials.get(0)
+        if (
+            partial is None
+            or type(delta) is not dict
+            or len(delta) != 1
+            or type(text := delta.get("content")) is not str
+            or not text
+            or raw.get("index") != 0
+            or raw.get("finish_reason") is not None
+            or raw.get("logprobs") is not None
+            or chunk.get("usage") is not None
+            or "x_groq" in chunk
+        ):
+            return None
+        if type(model := chunk.get("model")) is str:
+            self.model = model
+        partial.texts.setdefault("content", []).append(text)
+        return Piece(
+            text, ({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None},), True, True
+        )
+
+    def _take(self, raws: list[dict[str, Any]], key: str, *, unsaid: str | None = None) -> Piece:
+        """Take the choices of a body or chunk; `unsaid` is the finish_reason of one that tells none."""
         shown: list[Mapping[str, Any]] = []
         text, substance, alive = "", False, False
         for position, raw in enumerate(raws):
@@ -182,6 +209,8 @@ class Assembly:
                 if isinstance(content, str):
                     text += content
             logprobs, finish_reason = raw.get("logprobs"), raw.get("finish_reason")
+            if unsaid is not None and not (finish_reason and isinstance(finish_reason, str)):
+                finish_reason = unsaid
             if logprobs is not None:
                 partial.add_logprobs(logprobs)
             if finish_reason and isinstance(finish_reason, str):
@@ -222,20 +251,20 @@ def _choices(body: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
+    output, prompt = usage.get("completion_tokens_details"), usage.get("prompt_tokens_details")
+    reasoning_tokens = _count(output.get("reasoning_tokens")) if isinstance(output, dict) else 0
+    cached_tokens = _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else 0
     return Usage(
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
-        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens")
-        or _count(usage, "cached_tokens"),
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        reasoning_tokens=reasoning_tokens,
+        cached_tokens=cached_tokens or _count(usage.get("cached_tokens")),
     )
 
 
-def _count(counts: Any, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
-    return value if 0 <= value < 10**12 else 0
+def _count(value: Any) -> int:
+    # `type`, as True is an instance of int.
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0
 
 
 def _merge_into(owner: dict[str, Any], key: str, part: Mapping[str, Any]) -> None:

@@ -284,7 +284,8 @@ class Decoder:
             else:
                 self._skipped += 1
             return None
-        if event.event == "error" or error_fields(chunk) is not None:
+        plain = type(chunk) is dict and "choices" in chunk and "error" not in chunk  # as nearly all are
+        if event.event == "error" or (not plain and error_fields(chunk) is not None):
             self._error(error_fields(chunk) or ErrorFields())
             return None
         if not isinstance(chunk, dict):

@@ -52,8 +52,14 @@ class SSEParser:
             if chunk[:1] == b"\n":
                 chunk = chunk[1:]
             self._after_cr = False
-        self._buffer += chunk
         events: list[ServerSentEvent] = []
+        if not self._started and not self._buffer and chunk and chunk[0] != _BOM[0]:
+            self._started = True  # without one
+        if self._started and not (self._buffer or self._data or self._event) and b"\r" not in chunk:
+            *blocks, chunk = chunk.split(b"\n\n")
+            for block in blocks:
+                self._take_block(block, events)
+        self._buffer += chunk
         for line in self._lines():
             event = self._line(line)
             if event is not None:
@@ -61,6 +67,16 @@ class SSEParser:
         if len(self._buffer) > self._max:
             raise EventTooLargeError(f"a line of more than {self._max} bytes")
         return events
+
+    def _take_block(self, block: bytes, events: list[ServerSentEvent]) -> None:
+        """Take lines that a blank one follows, the lines of one event: nearly always a single one with its data."""
+        if block.startswith(b"data: ") and b"\n" not in block and len(block) <= self._max:
+            events.append(ServerSentEvent("message", block[6:]))
+            return
+        for line in (*block.split(b"\n"), b""):
+            event = self._line(line)
+            if event is not None:
+                events.append(event)
 
     def end(self) -> list[ServerSentEvent]:
         """Take the end of the stream and return the event that was left without its blank line, if any."""
