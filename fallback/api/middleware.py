@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallback.api.access import Access
-from fallback.api.attend import LINE_KEY, MARKS_KEY
+from fallback.api.attend import LINE_KEY, MARKS_KEY, Line
 from fallback.api.connection import STATE_KEY, Connections
 from fallback.api.errors import Refusal
 from fallback.api.limits import Admission, LimitedBody, check_length
@@ -145,8 +145,11 @@ class Gate:
         if admitted is None:
             await self._app(scope, receive, send)
             return
-        if admitted.length is not None or admitted.chunked:
-            receive = LimitedBody(receive, rules.limits, scope["state"].get(LINE_KEY))
+        if admitted.chunked or admitted.length is not None:
+            line: Line | None = scope["state"].get(LINE_KEY)
+            # A body that is announced and here already is neither too long nor late.
+            if admitted.chunked or line is None or not line.is_received:
+                receive = LimitedBody(receive, rules.limits, line)
         try:
             await self._app(scope, receive, send)
         finally:

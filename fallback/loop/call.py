@@ -15,7 +15,7 @@ from fallback.loop.commands import Close, Command, Read, RoutingContext, Send
 from fallback.loop.continuation import CHARACTERS_PER_TOKEN
 from fallback.providers.assemble import Piece
 from fallback.providers.decode import Decoded, Decoder, no_response
-from fallback.transport.base import Head
+from fallback.transport.base import Head, Last
 
 __all__ = ["Call"]
 
@@ -119,21 +119,25 @@ class Call:
             data: bytes | TransportError = yield Read(limit_s)
             if isinstance(data, TransportError):
                 return data
-            pieces = decoder.feed(data) if data else decoder.end()
+            pieces = decoder.feed(data) if data else []
+            last = not data or isinstance(data, Last)
+            if last:
+                pieces += decoder.end()
             if pieces:
                 self._note(pieces)
                 arrived = context.clock()
                 if take is not None:
                     yield from take(pieces)
                 limits.note(pieces, arrived, context.clock())
-            if not data:
+            if last:
                 break
         return None
 
     def _note(self, pieces: list[Piece]) -> None:
-        alive = sum(piece.alive for piece in pieces)
-        self._pieces += alive
-        if alive and self.first_piece is None:
+        for piece in pieces:
+            if piece.alive:
+                self._pieces += 1
+        if self._pieces and self.first_piece is None:
             self.first_piece = self._context.clock()
 
     def _overdue(self, broken: TransportError | None) -> Failure | None:
@@ -193,7 +197,10 @@ class _ReadLimits:
 
         How long the caller took is nobody's lag.
         """
-        tokens = sum(max(1, len(piece.text) // CHARACTERS_PER_TOKEN) for piece in pieces if piece.alive)
+        tokens = 0
+        for piece in pieces:
+            if piece.alive:
+                tokens += len(piece.text) // CHARACTERS_PER_TOKEN or 1
         whole = now + self._behind_s
         if self._next_token_by is not None:
             self._next_token_by = min(self._next_token_by + now - arrived + tokens, whole)

@@ -20,7 +20,16 @@ from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.core.values import value
 from fallback.providers.base import WireRequest
 
-__all__ = ["AsyncResponse", "AsyncTransport", "Cancellation", "Environment", "Head", "Response", "Transport"]
+__all__ = [
+    "AsyncResponse",
+    "AsyncTransport",
+    "Cancellation",
+    "Environment",
+    "Head",
+    "Last",
+    "Response",
+    "Transport",
+]
 
 KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept: much longer, and something on the way may have forgotten it."""
@@ -31,6 +40,12 @@ DRAIN_S = 0.02
 MAX_HEADER_BYTES = 65536
 MAX_HEADERS = 100
 """The limits of a response's headers are those that http.client has."""
+
+
+class Last(bytes):
+    """The last bytes of a body, where that is known: the next read would give b""."""
+
+    __slots__ = ()
 
 
 @value(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ What may not live here: which connection a request goes over and how one is open
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 import httptools
 
 from fallback.core.errors import FailureKind, Phase, TransportError
-from fallback.transport.base import DRAIN_S, MAX_HEADER_BYTES, MAX_HEADERS, Head
+from fallback.transport.base import DRAIN_S, MAX_HEADER_BYTES, MAX_HEADERS, Head, Last
 
 __all__ = ["Connection", "Reply"]
 
@@ -27,6 +28,12 @@ MAX_UNREAD_BYTES = 256 * 1024
 
 _NO_BODY = frozenset({204, 304})
 _LOST = "the connection was closed"
+
+
+@functools.lru_cache(maxsize=512)
+def _key(name: bytes) -> str:
+    """Return a header's name as it is looked for."""
+    return name.decode("latin-1").lower()
 
 
 class Reply:
@@ -61,7 +68,7 @@ class Reply:
             raise self._failure
 
     async def read(self, limit_s: float) -> bytes:
-        """Return the next bytes as they arrive, b"" at the end. Raises TransportError, again and again once it did."""
+        """Return the next bytes as they arrive, as Last where they are, b"" at the end. Raises TransportError, again and again once it did."""
         if self._closed:
             raise TransportError(FailureKind.CANCELLED, Phase.BODY, "the response was closed")
         try:
@@ -144,7 +151,8 @@ class Reply:
         pieces, self._pieces, self._unread = self._pieces, [], 0
         if self._connection is not None:
             self._connection.resume()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return Last(taken) if self._done else taken
 
     def _let_go(self, *, abort: bool) -> None:
         connection, self._connection = self._connection, None
@@ -310,9 +318,10 @@ class Connection(asyncio.Protocol):
         self._count += 1
         if self._count > MAX_HEADERS or len(name) + len(value) > MAX_HEADER_BYTES:
             raise ValueError("the headers are too many or too long")
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        key, text = _key(name), value.decode("latin-1")
+        if key in self._headers:
+            text = f"{self._headers[key]}, {text}"
+        self._headers[key] = text
 
     def on_headers_complete(self) -> None:
         """Take the end of the headers."""

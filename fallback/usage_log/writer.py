@@ -231,9 +231,13 @@ class UsageLog:
     def _write_all(self, descriptor: int, encoded: list[bytes]) -> None:
         whole = 0
         if len(encoded) > 1 and not self._torn:
-            written = os.write(descriptor, b"".join(encoded))
+            together = b"".join(encoded)
+            written = os.write(descriptor, together)
             self._size += written
-            # Nearly always everything; on a full disk perhaps the first ones, and a part of the next.
+            if written == len(together):
+                self.lines_written += len(encoded)
+                return
+            # A full disk: perhaps the first ones, and a part of the next.
             while whole < len(encoded) and written >= len(encoded[whole]) - 1:
                 written -= len(encoded[whole])
                 whole += 1
