@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,29 +176,31 @@ class Gate:
         await response(scope, receive, send)
 
 
-@dataclass(slots=True)
 class _Headers:
     """What the gate reads of the headers of a request."""
 
-    hosts: list[bytes]
-    authorizations: list[bytes]
-    length: bytes | None = None
-    """The announced length of the body."""
-    chunked: bool = False
+    __slots__ = ("_found", "_pairs")
 
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self._pairs = pairs
+        self._found = dict(pairs)
 
-def _read(headers: list[tuple[bytes, bytes]]) -> _Headers:
-    found = _Headers([], [])
-    for name, value in headers:
-        if name == b"host":
-            found.hosts.append(value)
-        elif name == b"authorization":
-            found.authorizations.append(value)
-        elif name == b"content-length":
-            found.length = value
-        elif name == b"transfer-encoding":
-            found.chunked = True
-    return found
+    def all(self, name: bytes) -> Sequence[bytes]:
+        """Return the values of each header of that name."""
+        if len(self._found) < len(self._pairs):  # one of them is there more than once
+            return [value for each, value in self._pairs if each == name]
+        value = self._found.get(name)
+        return () if value is None else (value,)
+
+    @property
+    def length(self) -> bytes | None:
+        """The announced length of the body."""
+        return self._found.get(b"content-length")
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a body comes in chunks."""
+        return b"transfer-encoding" in self._found
 
 
 def _admit(scope: Scope, rules: Rules) -> _Headers | None:
@@ -206,7 +208,7 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
     access = rules.access
     address = scope.get("server")
     server = address[0] if address else None
-    headers = _read(scope["headers"])
+    headers = _Headers(scope["headers"])
     path: str = scope["path"]
     if "\n" in path:
         # To a route's pattern "/metrics" and a line end is /metrics, to everybody else it is another path.
@@ -218,13 +220,13 @@ def _admit(scope: Scope, rules: Rules) -> _Headers | None:
     state["api_key_name"] = None
     # Kubernetes and load balancers ask these two by address or under names of their own.
     if path not in {"/healthz", "/readyz"}:
-        access.check_host(headers.hosts, server)
+        access.check_host(headers.all(b"host"), server)
     if family == "page" or path == "/healthz":
         return None
     if path == "/readyz":
         state["may_see_details"] = _may_see_details(access, headers, server)
         return None
-    key_name = access.key_name(headers.authorizations)
+    key_name = access.key_name(headers.all(b"authorization"))
     if family == "probe":
         return None
     state["api_key_name"] = key_name
@@ -239,15 +241,15 @@ def _may_see_details(access: Access, headers: _Headers, server: str | None) -> b
     """Return whether a caller of /readyz may read more than the status."""
     try:
         access.check_network(server)
-        access.check_host(headers.hosts, server)
-        access.key_name(headers.authorizations)
+        access.check_host(headers.all(b"host"), server)
+        access.key_name(headers.all(b"authorization"))
     except Refusal:
         return False
     return True
 
 
 def _has_long_body(scope: Scope) -> bool:
-    headers = _read(scope["headers"])
+    headers = _Headers(scope["headers"])
     length = headers.length
     if length is None:
         return headers.chunked
