@@ -49,11 +49,11 @@ class Switchboard:
         roster: Roster,
         board: DrillBoard,
         store: StateStore,
-        record: Callable[[Iterable[StateChange], str | None], object],
+        record: Callable[[Iterable[StateChange]], object],
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        """`record` writes changes to the usage log, with the id of the request that made them or None."""
+        """`record` writes changes that people made to the usage log."""
         self._providers = {provider.name: provider for provider in providers}
         self._roster = roster
         self._board = board
@@ -159,11 +159,8 @@ class Switchboard:
             self._store.put("order", None if names is None else {"names": list(names)}, by=by)
         self._tell(changes)
 
-    def changed(self, changes: Sequence[StateChange], request_id: str | None = None) -> None:
-        """Take note of changes that requests made: into the log, and to the other processes."""
-        if not changes:
-            return
-        self._record(changes, request_id)
+    def changed(self, changes: Sequence[StateChange]) -> None:
+        """Tell the other processes of changes that requests made, and have written to the log."""
         with self._lock:
             for change in changes:
                 if self._roster.simulated(change.provider):
@@ -205,7 +202,7 @@ class Switchboard:
     def _tell(self, changes: Iterable[StateChange]) -> None:
         """Write `changes` that people made to the log."""
         self._version += 1
-        self._record(changes, None)
+        self._record(changes)
 
     def _known(self, name: str) -> str:
         if name not in self._providers:

@@ -215,9 +215,10 @@ def assemble(
     )
     append = Recorder(log.append if record is None else _each(record))
 
-    def tell(changes: Iterable[StateChange], request_id: str | None) -> None:
-        for line in change_lines(changes, wall(), request_id):
-            append(line)
+    def tell(changes: Iterable[StateChange]) -> None:
+        lines = change_lines(changes, wall())
+        if lines:
+            append(*lines)
 
     board = DrillBoard()
     switchboard = Switchboard(
@@ -300,10 +301,10 @@ def _slot(provider: BaseProvider) -> SlotSpec:
 def _embedded(
     provider: ProviderSettings,
     roster: Roster,
-    tell: Callable[[Iterable[StateChange], str | None], None],
+    tell: Callable[[Iterable[StateChange]], None],
 ) -> LocalModel:
     return LocalModel(
         Path(provider.model_path) if provider.model_path else None,
         n_ctx=provider.models[0].context_window or 4096,
-        on_change=lambda reason: tell(roster.set_unavailable(provider.name, reason), None),
+        on_change=lambda reason: tell(roster.set_unavailable(provider.name, reason)),
     )

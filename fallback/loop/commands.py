@@ -76,8 +76,8 @@ class RoutingContext:
     roster: Roster
     record: Callable[..., object]
     """Appends the lines that it is given to the usage log, together; never raises."""
-    changed: Callable[[Sequence[StateChange], str | None], object]
-    """Is told the changes of providers and the id of the request that made them."""
+    changed: Callable[[Sequence[StateChange]], object]
+    """Is told the changes of providers that a request made, once they are in the log."""
     clock: Callable[[], float]
     """Seconds of a monotonic clock."""
     wall: Callable[[], float]

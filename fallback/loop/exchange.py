@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from fallback.loop.commands import Command, Probe, RoutingContext, Sleep
 from fallback.loop.continuation import continued
 from fallback.loop.delivery import Delivery
 from fallback.loop.ending import ending_of
-from fallback.loop.reports import attempt_report
+from fallback.loop.reports import attempt_report, record_attempt
 from fallback.providers.decode import Decoded
 from fallback.usage_log import Line, attempt_line, request_line
 
@@ -45,7 +45,7 @@ class Exchange:
     def __init__(
         self, request: ChatRequest, context: RoutingContext, *, live: bool, only: str | None = None
     ) -> None:
-        """Plan `request`. With `live` events are delivered as they come; without, the whole answer at its end and no other.
+        """Plan `request`. With `live` pieces of the answer are delivered as they come; without, the whole at its end.
 
         `only` names the one provider to ask, even where it is resting or disabled. Raises UnknownModelError.
         """
@@ -82,7 +82,7 @@ class Exchange:
                             yield Finished(answer=answer)
                             return
                     case Wait():
-                        yield from self._tell(Waiting(seconds=step.seconds, provider=step.provider))
+                        yield self._tell(Waiting(seconds=step.seconds, provider=step.provider))
                         yield Sleep(step.seconds)
                     case GiveUp():
                         yield from self._skips(step.skipped)
@@ -90,14 +90,13 @@ class Exchange:
         finally:
             self._abandon()
 
-    def _tell(self, event: Event) -> Iterable[Event]:
-        """Take `event` into the account, and return what the caller is told of it now."""
+    def _tell(self, event: Event) -> Event:
         self._activity.extend(activity.lines(event))
-        return (event,) if self._live else ()
+        return event
 
     def _skips(self, refusals: Any) -> Generator[Event, None, None]:
         for refusal in refusals:
-            yield from self._tell(
+            yield self._tell(
                 CandidateSkipped(provider=refusal.provider, model=refusal.model, reason=refusal.text)
             )
 
@@ -133,7 +132,7 @@ class Exchange:
     def _attempt(self, step: Try, call: Call, *, prefill: bool) -> Generator[Command, Any, Answer | None]:
         candidate, delivery, context = step.candidate, self._delivery, self._context
         continues = delivery.continues
-        yield from self._tell(
+        yield self._tell(
             AttemptStarted(
                 number=step.number,
                 role=step.role,
@@ -166,7 +165,7 @@ class Exchange:
             self._in_words.add(candidate.key)
             failure = replace(failure, adapted=True)
         settlement = self._settle(step, call, failure, now, continues=continues)
-        yield from self._tell(
+        yield self._tell(
             AttemptFailed(
                 number=step.number,
                 provider=candidate.provider,
@@ -211,9 +210,7 @@ class Exchange:
         if failure is None and not changes:
             self._unwritten.append(line)
         else:
-            context.record(line)
-        if changes:
-            context.changed(changes, self.request.request_id)
+            record_attempt(context, line, changes, self.request.request_id)
         return settlement
 
     def _finish(self, step: Try, decoded: Decoded, now: float) -> Answer:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fallback.core.models import AttemptReport, Failure
 from fallback.core.plan import Try
+from fallback.core.roster import StateChange
 from fallback.loop.call import Call
 from fallback.loop.commands import RoutingContext
+from fallback.loop.states import change_lines
 from fallback.providers.decode import Decoded
+from fallback.usage_log import Line
 
-__all__ = ["attempt_report"]
+__all__ = ["attempt_report", "record_attempt"]
 
 
 def attempt_report(
@@ -50,3 +55,12 @@ def attempt_report(
         skipped_events=decoded.skipped_events if decoded else 0,
         provider_request_id=decoded.provider_request_id if decoded else None,
     )
+
+
+def record_attempt(
+    context: RoutingContext, line: Line, changes: Sequence[StateChange], request_id: str
+) -> None:
+    """Write the line of an attempt to the log, in one piece with those of what it `changes`, and tell the others of it."""
+    context.record(line, *change_lines(changes, context.wall(), request_id))
+    if changes:
+        context.changed(changes)

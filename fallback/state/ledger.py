@@ -66,7 +66,9 @@ class Ledger:
         key, value, at = checked_key(key), checked_value(value), self._wall()
         with self.lock:
             existing = self._entries.get(key)
-            merged = checked_value(self.merge(existing, value))
+            merged = self.merge(existing, value)
+            if merged is not value and (existing is None or merged is not existing.value):
+                merged = checked_value(merged)
             if existing is not None and merged == existing.value != value:
                 return False
             entry = Entry(key=key, value=merged, by=checked_by(by), at=at, revision=0, origin=self.instance)

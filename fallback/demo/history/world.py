@@ -15,7 +15,7 @@ from fallback.core.models import Candidate
 from fallback.demo.history.incidents import Deed, Incident, Trouble
 from fallback.demo.history.timeline import Timeline
 from fallback.drills import Drill
-from fallback.loop import RoutingContext
+from fallback.loop import RoutingContext, change_lines
 from fallback.state import MemoryStateStore
 from fallback.switchboard import settled
 from fallback.usage_log import UsageLog
@@ -86,7 +86,9 @@ class World:
 
     def _embedded(self, provider: str, reason: str | None) -> None:
         changes = self.context.roster.set_unavailable(provider, reason)
-        self.context.changed(changes, None)
+        if changes:
+            self.context.record(*change_lines(changes, self.context.wall()))
+            self.context.changed(changes)
 
     def _do(self, deed: Deed) -> None:
         board = self._switchboard
