@@ -22,19 +22,27 @@ AsyncSleeper = Callable[[float], Awaitable[object]]
 class _Drive:
     """A course that is carried out, from one of its events to the next."""
 
-    __slots__ = ("_course", "_probe", "_response", "_sleep", "_transport")
+    __slots__ = ("_course", "_probe", "_response", "_sleep", "_tells_all", "_transport")
 
     def __init__(
-        self, whole: Course, transport: AsyncTransport, sleep: AsyncSleeper, probe: BeginProbe
+        self,
+        whole: Course,
+        transport: AsyncTransport,
+        sleep: AsyncSleeper,
+        probe: BeginProbe,
+        *,
+        tells_all: bool,
     ) -> None:
+        """With `tells_all` each event is one to stop at, else the last alone."""
         self._course = whole.run()
+        self._tells_all = tells_all
         self._transport = transport
         self._sleep = sleep
         self._probe = probe
         self._response: AsyncResponse | None = None
 
     async def next(self) -> Event | None:
-        """Return the next event, None after the last. What the course raises, or who cancels this, ends it."""
+        """Return the next event to stop at, None after the last. What the course raises, or who cancels this, ends it."""
         result: Any = None
         try:
             while True:
@@ -56,13 +64,9 @@ class _Drive:
                             if self._response is not None:
                                 await self._response.close()
                             self._response = None
-                        case Sleep():
-                            await self._sleep(command.seconds)
-                        case Probe():
-                            self._probe(command.permit)
-                        case Aside():
-                            result = await asyncio.to_thread(command.work)
-                        case _:
+                        case Sleep() | Probe() | Aside():
+                            result = await self._obey(command)
+                        case _ if self._tells_all or isinstance(command, Finished):
                             return command
                 except TransportError as error:
                     result = error
@@ -70,6 +74,17 @@ class _Drive:
             self.end()
             raise
         self.end()
+        return None
+
+    async def _obey(self, command: Sleep | Probe | Aside) -> object:
+        """Do what has nothing to do with a call."""
+        match command:
+            case Sleep():
+                await self._sleep(command.seconds)
+            case Probe():
+                self._probe(command.permit)
+            case Aside():
+                return await asyncio.to_thread(command.work)
         return None
 
     def end(self) -> None:
@@ -91,7 +106,7 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         sleep: AsyncSleeper = asyncio.sleep,
     ) -> None:
         self.request_id = exchange.request.request_id
-        self._drive = _Drive(exchange, transport, sleep, probe)
+        self._drive = _Drive(exchange, transport, sleep, probe, tells_all=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where it is iterated, while it is."""
         self._waits = False
@@ -169,11 +184,11 @@ class AsyncModelRouter(BaseRouter):
         return await self._whole(self._test_exchange(provider))
 
     async def _whole(self, exchange: Exchange) -> Answer:
-        drive = _Drive(exchange, self._transport, self._sleep, self._begin_probe)
-        while (event := await drive.next()) is not None:
-            if isinstance(event, Finished):
-                drive.end()
-                return event.answer
+        drive = _Drive(exchange, self._transport, self._sleep, self._begin_probe, tells_all=False)
+        event = await drive.next()
+        drive.end()
+        if isinstance(event, Finished):
+            return event.answer
         raise AssertionError("a course ends with Finished or with an exception")
 
     def stream(
@@ -199,9 +214,7 @@ class AsyncModelRouter(BaseRouter):
         task.add_done_callback(ended)
 
     async def _probe(self, course: ProbeCourse) -> None:
-        drive = _Drive(course, self._transport, self._sleep, self._begin_probe)
-        while await drive.next() is not None:
-            pass
+        await _Drive(course, self._transport, self._sleep, self._begin_probe, tells_all=False).next()
 
     async def wait_for_probes(self) -> None:
         """Wait until every probe under way has come to its end."""
