@@ -184,6 +184,7 @@ class GuardedProtocol(Base):
             or cycle.response_started
             or cycle.disconnected
             or not cycle.keep_alive
+            or self.transport.is_closing()
             or self.flow.write_paused
             or scope["method"] == "HEAD"
         ):
