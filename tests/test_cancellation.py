@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -141,6 +142,47 @@ def test_cancelling_the_task_ends_the_call_at_once(tenant: Tenant, where: str, l
             with pytest.raises(asyncio.CancelledError):
                 await task
             await asyncio.to_thread(check_ended, tenant, wiring, lines)
+
+    asyncio.run(scenario())
+
+
+def test_stream_that_is_left_lying_in_the_middle_ends_its_call(tenant: Tenant) -> None:
+    tenant.always(HANGS["in the middle of the text"])
+    wiring, lines = wired(tenant)
+
+    async def scenario() -> None:
+        async with AsyncModelRouter(wiring) as router:
+            stream = router.stream("Hi")
+            async for event in stream:
+                if isinstance(event, Delta):
+                    break
+            del stream
+            gc.collect()
+            await asyncio.to_thread(check_ended, tenant, wiring, lines)
+
+    asyncio.run(scenario())
+
+
+def test_one_task_at_a_time_waits_for_the_next_event(tenant: Tenant) -> None:
+    tenant.always(HANGS["before the headers"])
+    wiring, lines = wired(tenant)
+
+    async def scenario() -> None:
+        async with AsyncModelRouter(wiring) as router:
+            stream = router.stream("Hi")
+            assert isinstance(await anext(stream), AttemptStarted)
+            waiting = asyncio.ensure_future(anext(stream))
+            assert await asyncio.to_thread(tenant.wait_for, lambda counters: counters.in_flight == 1)
+            with pytest.raises(RuntimeError, match="waited for already"):
+                await anext(stream)
+            with pytest.raises(RuntimeError, match="still waited for"):
+                await stream.aclose()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await asyncio.to_thread(check_ended, tenant, wiring, lines)
+            assert [event async for event in stream] == []
+            await stream.aclose()
 
     asyncio.run(scenario())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import itertools
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 import pytest
@@ -14,6 +17,7 @@ from wire import DONE, HTML, JSON, SSE, Read, body, chunk, event, text
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.core.models import Usage
+from fallback.providers.assemble import Assembly
 
 RESET = TransportError(FailureKind.CONNECTION, Phase.BODY, "reset")
 END = chunk(finish="stop") + DONE
@@ -251,3 +255,50 @@ def test_any_split_of_a_stream_gives_the_same_answer_or_failure(
 
 def test_a_page_is_no_answer_even_if_it_holds_one() -> None:
     assert Read([body()], headers=HTML).failure.kind is FailureKind.MALFORMED_RESPONSE
+
+
+# What nearly every chunk looks like takes a shorter way, to the same end.
+
+_deltas = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.sampled_from(["", "a", "b ", None, 7]),
+        "role": st.just("assistant"),
+        "reasoning": st.just("hm"),
+        "tool_calls": st.just([{"index": 0, "function": {"name": "look", "arguments": "{}"}}]),
+    },
+)
+_choices = st.fixed_dictionaries(
+    {"delta": st.just({"content": "text"}) | _deltas | st.none()},
+    optional={
+        "index": st.sampled_from([0, 1, None, False, 0.0]),
+        "finish_reason": st.sampled_from([None, "", "stop", 3]),
+        "logprobs": st.sampled_from([None, {"content": [{"token": "a"}]}]),
+    },
+)
+_chunks = st.fixed_dictionaries(
+    {"choices": st.lists(_choices, max_size=2) | st.none()},
+    optional={
+        "model": st.sampled_from(["one", "another", 5]),
+        "usage": st.sampled_from([None, USAGE]),
+        "x_groq": st.sampled_from([None, {"usage": USAGE}]),
+    },
+)
+
+
+@given(chunks=st.lists(_chunks, min_size=1, max_size=6))
+def test_the_short_way_of_a_chunk_leads_where_the_long_one_does(chunks: list[dict[str, Any]]) -> None:
+    class LongWay(Assembly):
+        def _more_text(self, chunk: Mapping[str, Any]) -> None:
+            pass
+
+    def outcome(assembly: Assembly) -> list[object]:
+        told: list[object] = []
+        for each in copy.deepcopy(chunks):
+            try:
+                told.append(assembly.take_chunk(each))
+            except ValueError:
+                told.append(ValueError)
+        return [*told, assembly.choices(), assembly.usage, assembly.model, assembly.settled, assembly.blank]
+
+    assert outcome(Assembly()) == outcome(LongWay())

@@ -18,11 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from asking import provider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fallback.config import LogSettings, Settings
 from fallback.core.errors import FailureKind
 from fallback.core.models import Answer, AnswerPart, AttemptReport, Choice, Failure, Role, Usage
+from fallback.core.policy import RoutingPolicy
+from fallback.router import ModelRouter
+from fallback.testing import FakeClock, Reply, Script, ScriptedTransport
 from fallback.usage_log import (
     Damaged,
     Record,
@@ -35,6 +40,7 @@ from fallback.usage_log import (
 )
 from fallback.usage_log.encode import MAX_LINE_BYTES, encode_line, format_ts
 from fallback.usage_log.reader import MAX_READ_BYTES
+from fallback.wiring import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = datetime(2026, 11, 22, 12, 0, 0, 65_000, tzinfo=UTC).timestamp()
@@ -1109,3 +1115,31 @@ def test_the_documentation_lists_every_field_and_no_other(
 def test_the_documentation_lists_every_event_of_the_original_format() -> None:
     page = (ROOT / "docs" / "usage-log.md").read_text()
     assert [event for _, event, _ in LEGACY if f"`{event}`" not in page] == []
+
+
+def test_a_failed_attempt_and_what_it_changed_are_written_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    wiring = assemble(
+        Settings(
+            providers=(provider("a", "http://a.invalid"), provider("b", "http://b.invalid")),
+            routing=RoutingPolicy(retries=0),
+            log=LogSettings(folder=tmp_path),
+            source=tmp_path / "providers.yaml",
+        ),
+        clock=clock,
+    )
+    pieces: list[list[str]] = []
+    write = os.write
+
+    def noted(descriptor: int, data: bytes) -> int:
+        if b'"kind"' in data:
+            pieces.append([str(json.loads(line)["kind"]) for line in data.splitlines()])
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", noted)
+    script = Script(clock).add("a", Reply.error_body(500)).add("b", Reply.text("Hello"))
+    with ModelRouter(wiring, transport=ScriptedTransport(script)) as router:
+        assert router.invoke("Hi").text == "Hello"
+    assert pieces == [["attempt", "state"], ["attempt", "request"]]
