@@ -241,15 +241,12 @@ class Plan:
     def _try(self, permit: Permit, role: Role, now: float, refusals: list[Refusal]) -> Try:
         self._attempts += 1
         candidate = permit.candidate
-        probes = [self._probe(refusal, now) for refusal in refusals if refusal.due]
-        probes += [
-            self._roster.book(refusal.provider, now, usable=self._usable, model=refusal.model)
-            for refusal in refusals
-            if refusal.nearly
-        ]
+        probes: tuple[Permit, ...] = ()
+        skipped: tuple[Refusal, ...] = ()
+        if refusals:
+            probes = self._probes(refusals, now)
+            skipped = self._unnamed([each for each in refusals if each.provider != candidate.provider])
         self._tries[candidate.key] = self._tries.get(candidate.key, 0) + 1
-        others = [refusal for refusal in refusals if refusal.provider != candidate.provider]
-        skipped = self._unnamed(others) if others else ()
         self._named.add(candidate.provider)  # whoever was asked is not among those who were not
         return Try(
             permit=permit,
@@ -257,8 +254,18 @@ class Plan:
             role=role,
             timeouts=self._timeouts(candidate, now),
             skipped=skipped,
-            probes=tuple(probe for probe in probes if probe is not None),
+            probes=probes,
         )
+
+    def _probes(self, refusals: list[Refusal], now: float) -> tuple[Permit, ...]:
+        """Return leave to look at those who are due, and at those who will be in a moment."""
+        probes = [self._probe(refusal, now) for refusal in refusals if refusal.due]
+        probes += [
+            self._roster.book(refusal.provider, now, usable=self._usable, model=refusal.model)
+            for refusal in refusals
+            if refusal.nearly
+        ]
+        return tuple(probe for probe in probes if probe is not None)
 
     def _timeouts(self, candidate: Candidate, now: float) -> Timeouts:
         policy = self._roster.policy

@@ -146,6 +146,8 @@ class Roster(Controls):
                     provider=provider, model=candidate.model, why=Why.UNSUITED, text="not for this request"
                 )
             pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
+            if pair[0].phase is _READY and pair[1].phase is _READY:
+                return self._permit(slot, candidate, probe=False)  # as it nearly always is
             closed = [breaker for breaker in pair if breaker.admission(now) is _CLOSED]
             if closed and not force and not (panic and all(b.phase is Phase.COOLING_DOWN for b in closed)):
                 return closed_by(slot, candidate, closed, now)
@@ -288,19 +290,23 @@ class Roster(Controls):
         return any(status.state in {"ready", "cooling_down", "probing"} for status in self.status(now))
 
     def _reserve(self, slot: Slot, candidate: Candidate, now: float) -> Permit:
-        self._permits += 1
+        """Give a permit, which takes the probe slots of the breakers that ask for a probe."""
         whole, model = slot.breakers.whole, slot.breakers.models[candidate.model]
         # Whoever passes one that is closed does so in a panic or by hand, and is no probe of the other.
         open_to_probes = _CLOSED not in {whole.admission(now), model.admission(now)}
-        of_provider = open_to_probes and whole.reserve(self._permits, now)
-        of_model = open_to_probes and model.reserve(self._permits, now)
-        self._open[self._permits] = slot.breakers
+        of_provider = open_to_probes and whole.reserve(self._permits + 1, now)
+        of_model = open_to_probes and model.reserve(self._permits + 1, now)
+        return self._permit(slot, candidate, probe=of_provider or of_model)
+
+    def _permit(self, slot: Slot, candidate: Candidate, *, probe: bool) -> Permit:
+        self._permits += 1
+        breakers = self._open[self._permits] = slot.breakers
         return Permit(
             id=self._permits,
             candidate=candidate,
-            provider_generation=whole.generation,
-            model_generation=model.generation,
-            probe=of_provider or of_model,
+            provider_generation=breakers.whole.generation,
+            model_generation=breakers.models[candidate.model].generation,
+            probe=probe,
             drilled=slot.simulation is not None,
         )
 

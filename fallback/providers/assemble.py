@@ -49,8 +49,11 @@ class _Partial:
 
     @property
     def blank(self) -> bool:
-        text = "".join(self.texts.get("content", ())) + "".join(self.texts.get("refusal", ()))
-        return not text.strip() and not self.calls and "function_call" not in self.rest
+        for name in ("content", "refusal"):
+            for part in self.texts.get(name, ()):
+                if not part.isspace():
+                    return False
+        return not self.calls and "function_call" not in self.rest
 
     def add(self, delta: Mapping[str, Any]) -> bool:
         """Take one delta. Returns whether it holds text or a part of a tool call."""
@@ -118,7 +121,10 @@ class Assembly:
     @property
     def settled(self) -> bool:
         """Whether there are choices and every one has its finish_reason."""
-        return bool(self._partials) and all(p.finish_reason is not None for p in self._partials.values())
+        for partial in self._partials.values():
+            if partial.finish_reason is None:
+                return False
+        return bool(self._partials)
 
     @property
     def begun(self) -> int:
