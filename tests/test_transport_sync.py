@@ -247,7 +247,8 @@ def test_no_proxy_and_loopback_go_directly(monkeypatch: pytest.MonkeyPatch, tena
     assert environment.proxy("http://internal.example/v1") is None
     assert environment.proxy("https://10.1.2.3/v1") is None
     assert environment.proxy("http://[::1]:1234/v1") is None
-    assert environment.proxy("http://localhost/v1") is None
+    for host in ("localhost", "LOCALHOST.", "a.localhost", "127.8.9.1"):
+        assert environment.proxy(f"http://{host}/v1") is None
     assert environment.proxy("https://api.groq.com/v1") == "http://127.0.0.1:1"
     with RequestsTransport(environment) as transport:
         assert b"w60" in call(transport, tenant.url)

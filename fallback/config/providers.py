@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from fallback.config.section import (
     shown,
 )
 from fallback.core.errors import Problem
+from fallback.core.hosts import is_loopback
 from fallback.providers.settings import ModelSettings, Price, ProviderSettings, ProviderType, Secret
 
 __all__ = ["MODEL_KEYS", "PROVIDER_KEYS", "TIMEOUT_KEYS", "check_name", "read_providers"]
@@ -125,7 +125,7 @@ def _provider(section: Section, name: str, place: int, folder: Path, keys: _Keys
         endpoint=endpoint.geturl() if endpoint else "",
         models=_models(section),
         api_key=keys.find(variable_names),
-        needs_key=kind != "local" and not _is_loopback(host),
+        needs_key=kind != "local" and not is_loopback(host),
         key_variables=variable_names,
         headers=_headers(section),
         temperature=section.number("temperature", _TEMPERATURE),
@@ -217,22 +217,13 @@ def _endpoint(section: Section) -> SplitResult | None:
         section.note("endpoint", f"holds a key behind the question mark; {KEY_BELONGS_IN_ENV}")
     if parts.fragment:
         section.note("endpoint", "remove what stands behind the #: it is never sent")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         section.note(
             "endpoint",
             "http would send the key and every prompt unencrypted; use https, or say `allow_http: true` for a server"
             " on a network of your own",
         )
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _headers(section: Section) -> dict[str, str]:

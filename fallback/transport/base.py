@@ -7,7 +7,6 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import certifi
 from requests.utils import select_proxy, should_bypass_proxies
 
 from fallback.core.errors import FailureKind, Phase, TransportError
+from fallback.core.hosts import is_loopback
 from fallback.core.values import value
 from fallback.providers.base import WireRequest
 
@@ -172,7 +172,7 @@ class Environment:
         return proxy
 
     def _choose(self, url: str) -> str | None:
-        if not self._proxies or _is_loopback(urlsplit(url).hostname or ""):
+        if not self._proxies or is_loopback(urlsplit(url).hostname or ""):
             return None
         if should_bypass_proxies(url, no_proxy=self._no_proxy):
             return None
@@ -192,10 +192,3 @@ class Environment:
             raise TransportError(FailureKind.CONNECTION, Phase.CONNECT, text) from error
         context.set_alpn_protocols(["http/1.1"])
         return context
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
