@@ -38,8 +38,10 @@ providers:
 
 STEPS = {
     "figures standing": """() => {
-        const values = [...document.querySelectorAll('.st-key-analytics_figures [data-testid=stMetricValue]')];
-        return values.length === 10 && values.every(value => value.innerText.trim()) && performance.now();
+        const values = [...document.querySelectorAll('[class*=st-key-analytics_figure_] strong')];
+        const courses = [...document.querySelectorAll('[class*=st-key-analytics_figure_] img')];
+        return values.length === 10 && values.every(value => value.innerText.trim())
+            && courses.every(course => course.complete && course.naturalWidth) && performance.now();
     }""",
     "all charts drawn": """() => {
         const charts = [...document.querySelectorAll('[class*=st-key-analytics_section_] [data-testid=stVegaLiteChart]')];

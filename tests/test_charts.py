@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -14,12 +15,14 @@ import pytest
 from fallback.analytics import Window
 from fallback.core.errors import FailureKind
 from fallback.ui.charts import (
+    COURSE_COLOR,
     PICK,
     Canvas,
     Drawn,
     attempts_chart,
     availability_chart,
     cost_chart,
+    course_svg,
     distribution_chart,
     failovers_chart,
     failures_chart,
@@ -276,7 +279,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_every_colour_can_be_seen_on_both_backgrounds() -> None:
-    for color in {*KIND_COLORS.values(), *(color_of(place) for place in range(6))}:
+    for color in {COURSE_COLOR, *KIND_COLORS.values(), *(color_of(place) for place in range(6))}:
         assert contrast(color, "#ffffff") >= 3, color
         assert contrast(color, "#1b2130") >= 3, color
 
@@ -407,6 +410,40 @@ def test_figures_are_told_as_people_read_them() -> None:
     }
     assert list(told["requests"].points) == [1_244, 1_244]
     assert list(told["latency"].points) == [2.4], "a bucket without answers has no median"
+
+
+def test_the_course_of_a_figure_is_told_by_its_lowest_its_highest_and_its_last_point() -> None:
+    over_time = pd.concat(
+        [
+            TOTALS.assign(bucket=at(place), requests=1_000 * place, success_rate=1 - place / 4)
+            for place in (2, 0, 1)
+        ]
+    )
+    told = {figure.key: figure.course for figure in figures(TOTALS, over_time)}
+    assert told["requests"] == "0 to 2,000, 1,000 at the end"
+    assert told["success"] == "50.0 % to 100 %, 75.0 % at the end"
+    assert told["latency"] == "2.4 s all the time"
+    assert told["tokens"] == "15.4 k all the time"
+    assert told["cost"] == "$0.0123 all the time"
+    assert {figure.course for figure in figures(TOTALS, over_time.iloc[:1])} == {""}
+
+
+def path(svg: str) -> str:
+    """Return what the one path in a drawing is made of."""
+    (drawn,) = re.findall(r'<path d="([^"]*)" ', svg)
+    return str(drawn)
+
+
+def test_bars_begin_at_nothing_and_a_line_fills_the_height() -> None:
+    bars = course_svg([10, 0, 5, 20], "bar", "")
+    assert path(bars) == "M0 96V50M2 96V73M3 96V4"
+    assert 'viewBox="-0.5 0 4 100"' in bars
+    line = course_svg([10, 11, 20], "line", "")
+    assert path(line) == "M0 96 1 87 2 4"
+    assert 'viewBox="0 0 2 100"' in line
+    assert path(course_svg([7, 7], "line", "")) == "M0 50 1 50", "nothing changes: in the middle"
+    assert path(course_svg([0, 0], "bar", "")) == ""
+    assert course_svg([1], "bar", "") == course_svg([], "line", "") == ""
 
 
 def test_what_failover_did_is_one_sentence() -> None:

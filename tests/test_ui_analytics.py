@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,11 @@ providers:
 """
 
 Start = Callable[..., ModelRouter]
+FIGURE = re.compile(
+    r"\*\*(?P<value>.+)\*\*  \n:gray-badge\[(?P<note>.+)\]"
+    r'(?:\n\n!\[(?P<alt>.+)\]\(data:image/svg\+xml;base64,(?P<address>\S+) "(?P<title>.+)"\))?'
+)
+"""What stands below the label of a figure: value, note, and where it has a course the drawing of it."""
 
 
 @pytest.fixture
@@ -99,8 +107,21 @@ def shown(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in elements).replace("\\", "")
 
 
+def cards(page: AppTest) -> dict[str, dict[str, str]]:
+    """Return of each figure, by its label, the groups of `FIGURE`, and as `drawn` the SVG; "" where there is none."""
+    texts = [str(element.value).replace("\\", "") for element in page.markdown]
+    found: dict[str, dict[str, str]] = {}
+    for text, body in pairwise(texts):
+        if label := re.fullmatch(r":small\[(.*)\]", text):
+            told = FIGURE.fullmatch(body)
+            assert told, body
+            parts = told.groupdict(default="")
+            found[label[1]] = {**parts, "drawn": b64decode(parts["address"], validate=True).decode()}
+    return found
+
+
 def figure(page: AppTest, label: str) -> str:
-    return next(metric.value for metric in page.metric if metric.label == label).replace("\\", "")
+    return cards(page)[label]["value"]
 
 
 def table(page: AppTest) -> pd.DataFrame:
@@ -119,7 +140,7 @@ def test_an_empty_log_says_what_will_be_here_and_offers_the_demo(start: Start) -
     page = opened()
     assert "Nothing has been asked yet" in shown(page)
     assert "make demo" in shown(page)
-    assert not page.metric
+    assert not cards(page)
 
 
 def test_a_log_without_a_request_in_the_time_says_so_in_every_part(start: Start) -> None:
@@ -136,6 +157,9 @@ def test_who_comes_to_the_page_is_sent_the_figures_before_the_rest(start: Start)
     for _ in range(2):
         checked(page.switch_page(PAGE).run())
         assert figure(page, "Requests") == "9"
+        assert len(cards(page)) == 10
+        # What draws it has to be loaded first, and holds the figures up.
+        assert not page.metric
         assert not page.get("vega_lite_chart")
         assert not page.dataframe
         checked(page.run())
@@ -152,6 +176,9 @@ def test_figures_charts_and_requests_are_shown(start: Start) -> None:
     assert figure(page, "Success rate") == "88.9 %"
     assert figure(page, "Rescued") == "2"
     assert figure(page, "Cost per 1,000 answers") == "$0.7500"
+    assert [card["note"] for card in cards(page).values()][:4] == [
+        "8 answered", "1 failed", "66.7 % without it", "2 failovers",
+    ]  # fmt: skip
     text = shown(page)
     assert "Failover saved 2 answers: without it 66.7 % of the requests would have been answered" in text
     assert (
@@ -175,6 +202,38 @@ def test_figures_charts_and_requests_are_shown(start: Start) -> None:
     assert (row["Outcome"], row["Answered by"], row["Asked first"], row["Failovers"]) == (
         "↪ rescued", "together", "groq", 1,
     )  # fmt: skip
+
+
+def test_each_figure_has_its_course_as_a_drawing_and_in_words(start: Start) -> None:
+    start(*week())
+    shown = cards(opened())
+    assert {label: card["title"] for label, card in shown.items()} == {
+        "Requests": "0 to 2, 2 at the end",
+        "Success rate": "50.0 % to 100 %, 50.0 % at the end",
+        "Rescued": "0 to 1, 1 at the end",
+        "Failover rate": "0 % to 100 %, 50.0 % at the end",
+        "Time to answer": "1.0 s all the time",
+        "First words": "",
+        "Tokens": "0 to 120, 0 at the end",
+        "Cost": "$0 to $0.0010, $0 at the end",
+        "Cost per 1,000 answers": "$0 to $1.00, $0 at the end",
+        "Embedded model": "0 all the time",
+    }
+    for label, card in shown.items():
+        assert card["alt"] == (f"{label} over time: {card['title']}" if card["title"] else "")
+        assert bool(card["drawn"]) == bool(card["title"])
+    bars, line = (shown[label]["drawn"] for label in ("Requests", "Failover rate"))
+    # Seven quarters of an hour with one request, the last one with two.
+    assert re.findall(r"V(\d+)", bars) == ["50"] * 7 + ["4"]
+    assert 'd="M0 96 1 96 2 96 3 96 4 96 5 4 6 96 7 50"' in line
+
+
+def test_a_figure_without_a_course_has_no_drawing(start: Start) -> None:
+    start(attempt(NOON - 5 * 86_400, "old"), request(NOON - 5 * 86_400, "old"))
+    shown = cards(opened(range="1 h"))
+    for label in ("Success rate", "Time to answer"):
+        assert (shown[label]["value"], shown[label]["drawn"]) == ("—", "")
+    assert shown["Requests"]["alt"] == "Requests over time: 0 all the time"
 
 
 def test_a_drill_is_left_out_unless_asked_for_and_marked_where_shown(start: Start) -> None:
@@ -354,7 +413,13 @@ def test_a_provider_with_a_hostile_name_is_shown_letter_for_letter(start: Start)
     start(*rescue(NOON - 60, "r", failed=name, answered="together"))
     page = opened()
     assert f"Most went from {name} to together" in shown(page)
-    assert not [text for text in (*page.markdown, *page.caption) if "![" in str(text.value)]
+    texts = [str(text.value) for text in (*page.markdown, *page.caption)]
+    # The only images are our own drawings, whole in their address.
+    images = [found for text in texts for found in re.findall(r"!\[[^\]]*\]\(([^\s)]*)", text)]
+    assert "".join(texts).count("![") == len(images)
+    assert all(re.fullmatch(r"data:image/svg\+xml;base64,[\w+/]+=*", address) for address in images)
+    for card in cards(page).values():
+        assert "evil" not in card["alt"] + card["title"] + card["drawn"]
 
 
 # Downloads

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from fallback.report.content import Report
-from fallback.ui.charts import ROWS, Drawn, Figure, Section, figures, reading, section
+from fallback.ui.charts import ROWS, Drawn, Figure, Section, course_svg, figures, reading, section
 from fallback.ui.charts.words import count, counted
 
 __all__ = ["as_html"]
@@ -164,34 +164,11 @@ def _chart(name: str, title: str, drawn: Drawn) -> str:
 
 
 def _figure(figure: Figure) -> str:
+    course = course_svg(figure.points, figure.shape, 'aria-hidden="true"')
     return (
         f'<li title="{_text(figure.about)}"><span class="soft">{_text(figure.label)}</span>'
-        f'<strong>{_text(figure.value)}</strong><span class="soft">{_text(figure.note)}</span>{_sparkline(figure)}</li>\n'
+        f'<strong>{_text(figure.value)}</strong><span class="soft">{_text(figure.note)}</span>{course}</li>\n'
     )
-
-
-def _sparkline(figure: Figure) -> str:
-    points = figure.points
-    if len(points) < 2:
-        return ""
-    low = 0.0 if figure.shape == "bar" else min(points)
-    span = (max(points) - low) or 1.0
-    heights = [round(30 * (value - low) / span, 1) for value in points]
-    if figure.shape == "bar":
-        step = 200 / len(points)
-        marks = "".join(
-            f'<rect x="{place * step:.1f}" y="{32 - height}" width="{step * 0.7:.1f}" height="{height}"/>'
-            for place, height in enumerate(heights)
-        )
-        drawn = f'<g fill="currentColor">{marks}</g>'
-    else:
-        step = 200 / (len(points) - 1)
-        path = " ".join(f"{place * step:.1f},{32 - height}" for place, height in enumerate(heights))
-        drawn = (
-            f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.5" '
-            'vector-effect="non-scaling-stroke"/>'
-        )
-    return f'<svg viewBox="0 0 200 34" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
 
 
 def _text(text: str) -> str:

@@ -255,12 +255,6 @@ def visit(browser: Browser, elsewhere: Elsewhere) -> Iterator[type[None]]:
 _LOOKING_FOR_THE_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
 
 
-# st.metric draws its sparkline, whose fields are called so, once before the values are there. No chart of ours has such fields.
-_A_SPARKLINE_BEFORE_ITS_VALUES = re.compile(r'WARN Infinite extent for field "[xy]"')
-
-
 def _note(visitor: Visitor, kind: str, text: str, url: str) -> None:
-    if kind == "warning" and _A_SPARKLINE_BEFORE_ITS_VALUES.match(text):
-        return
     if kind in {"error", "warning"} and not _LOOKING_FOR_THE_SERVER.search(url):
         visitor.troubles.append(f"{text} {url}")

@@ -79,6 +79,45 @@ def test_the_page_is_the_first_session_of_a_fresh_program_and_fits_every_screen(
     visitor.page.set_viewport_size({"width": visitor.page.viewport_size["width"], "height": heights})
     visitor.page.wait_for_timeout(1000)
     visitor.picture(f"analytics-{scheme}-{size}")
+    for card in visitor.page.locator("[class*=st-key-analytics_figure_]").all():
+        fits(card)
+    drawings = visitor.page.locator(".st-key-analytics_figures img")
+    assert drawings.count() == 9, "every figure but that of the first words, of which this log knows nothing"
+    for drawing in drawings.all():
+        assert drawing.evaluate("image => image.complete && image.naturalWidth > 0")
+        told = drawing.get_attribute("title")
+        assert re.fullmatch(r"[$\d][\w.,$% ]* (at the end|all the time)", told), told
+        assert drawing.get_attribute("alt").endswith(f" over time: {told}")
+
+
+def fits(card: Any) -> None:
+    """Check that nothing of a figure's card stands out of it, and that its value is what is seen first."""
+    outside = card.evaluate("""card => {
+        const box = card.getBoundingClientRect();
+        return [...card.querySelectorAll("p, p > *")].filter(part => {
+            const found = part.getBoundingClientRect();
+            return found.left < box.left || found.right > box.right || found.top < box.top || found.bottom > box.bottom;
+        }).map(part => part.outerHTML.slice(0, 80));
+    }""")
+    assert outside == []
+    assert card.locator("strong").evaluate("value => getComputedStyle(value).fontSize") == "36px"
+
+
+def test_the_figures_stand_once_and_without_vega_from_the_first_moment_on(running: Any, visit: Any) -> None:
+    fill(running.folder)
+    visitor = visit(f"{running.url}/healthz")
+    visitor.page.add_init_script("""
+        window.most = 0;
+        new MutationObserver(() => {
+            const standing = document.querySelectorAll(".st-key-analytics_figures strong").length;
+            window.most = Math.max(window.most, standing);
+        }).observe(document, {subtree: true, childList: true});
+    """)
+    visitor.page.goto(f"{running.url}/analytics?range=7+d")
+    painted(visitor)
+    assert visitor.page.evaluate("window.most") == 10
+    assert visitor.page.locator(".st-key-analytics_figures strong").count() == 10
+    assert visitor.page.locator(".st-key-analytics_figures :is(.vega-embed, canvas)").count() == 0
 
 
 def test_a_click_on_a_chart_narrows_the_requests_and_one_of_them_can_be_opened_and_linked(
@@ -139,11 +178,11 @@ def test_a_live_page_takes_up_what_is_written(running: Any, visit: Any) -> None:
     fill(running.folder)
     visitor = visit(f"{running.url}/analytics?range=7+d")
     painted(visitor)
-    metric = visitor.page.get_by_test_id("stMetric").first
-    metric.get_by_text("280", exact=True).wait_for()
+    figure = visitor.page.locator(".st-key-analytics_figure_requests")
+    figure.get_by_text("280", exact=True).wait_for()
     now = time.time()
     append(running.folder / "logs" / "usage.log", [attempt(now, "new"), request(now, "new")])
-    metric.get_by_text("281", exact=True).wait_for()
+    figure.get_by_text("281", exact=True).wait_for()
 
 
 def test_an_empty_log_offers_the_demo_and_fills_by_itself(running: Any, visit: Any) -> None:

@@ -1,7 +1,8 @@
 """The page: what stands where, and how often it is drawn anew.
 
 Theory of operation: a browser draws what comes in one go before it shows any of it, and two dozen charts take it seconds. So who
-comes to the page is sent the figures alone; when the browser has them it asks for the rest by itself.
+comes to the page is sent the figures alone, made of what the browser has from the beginning on (`show_figures`); when it has them it
+asks for the rest by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fallback.ui.analytics.frames import View, names
 from fallback.ui.analytics.picks import take_news
 from fallback.ui.analytics.reading import read_on, show_coverage, show_empty
 from fallback.ui.analytics.requests import show_requests
-from fallback.ui.analytics.sections import show_charts, show_figures
+from fallback.ui.analytics.sections import STYLE, show_charts, show_figures
 from fallback.ui.arrival import just_arrived
 from fallback.ui.charts import Canvas
 from fallback.ui.text_safety import plain
@@ -31,7 +32,7 @@ __all__ = ["show_analytics"]
 EVERY_S = 10.0
 """How often a live page looks for new lines."""
 SOON_S = 0.4
-"""How long after the figures the browser asks for the charts: long enough to have loaded what draws the figures."""
+"""How long after the figures the browser asks for the charts: long enough to have drawn them, and to have loaded what draws the filters."""
 _ASKED = "analytics_charts_asked"
 MOST_DOWNLOADED = 100_000
 """Requests in one file."""
@@ -57,6 +58,7 @@ def show_analytics(router: ModelRouter) -> None:
     """Draw the page; while it is live its parts are drawn anew by themselves."""
     analytics = router.wiring.analytics()
     st.title("Analytics", anchor=False)
+    st.html(STYLE)
     with _told(analytics):
         read_on(analytics)
         coverage = analytics.coverage
@@ -75,13 +77,8 @@ def _show_parts(router: ModelRouter, analytics: Analytics, known: Choices) -> No
     # At the same place both times, so that a call of the browser that comes late finds it there, and nothing to do.
     with st.container(key="analytics_rest"):
         asking = st.empty()
-    if first:
-        with _told(analytics):
-            shown = _view(router, analytics, chosen)
-            _show_bar(shown, chosen)
-            show_figures(shown)
-    else:
-        st.fragment(_show_charts, run_every=every_s)(router, analytics, chosen)
+    st.fragment(_show_charts, run_every=every_s)(router, analytics, chosen, first)
+    if not first:
         st.fragment(_show_requests, run_every=every_s)(router, analytics, chosen)
     with asking:
         st.fragment(_ask_for_the_rest, run_every=SOON_S if first else None)(first)
@@ -115,12 +112,14 @@ def _told(analytics: Analytics) -> Iterator[None]:
         st.error(plain(f"{str(error)[:1].upper()}{str(error)[1:]}."), icon=":material/error:")
 
 
-def _show_charts(router: ModelRouter, analytics: Analytics, chosen: Chosen) -> None:
+def _show_charts(router: ModelRouter, analytics: Analytics, chosen: Chosen, first: bool) -> None:
+    """Draw the figures and, but for the `first` time, the charts: both times at the same place, so that the figures stay as they are."""
     with _told(analytics):
         shown = _view(router, analytics, chosen)
         _show_bar(shown, chosen)
         show_figures(shown)
-        show_charts(shown, _canvas(router, shown))
+        if not first:
+            show_charts(shown, _canvas(router, shown))
     if take_news():
         st.rerun(scope="app")
 

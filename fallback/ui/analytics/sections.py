@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from functools import partial
 from typing import Final
 
@@ -9,30 +10,65 @@ import streamlit as st
 
 from fallback.ui.analytics.frames import View
 from fallback.ui.analytics.picks import chart_key, pickable, remember
-from fallback.ui.charts import PICK, ROWS, Canvas, Drawn, Section, figures, reading, section
+from fallback.ui.charts import (
+    COURSE_COLOR,
+    PICK,
+    ROWS,
+    Canvas,
+    Drawn,
+    Figure,
+    Section,
+    course_svg,
+    figures,
+    reading,
+    section,
+)
 from fallback.ui.text_safety import plain
 
-__all__ = ["show_charts", "show_figures"]
+__all__ = ["STYLE", "show_charts", "show_figures"]
+
+STYLE: Final = """<style>
+.st-key-analytics_figures [data-testid=stMarkdownContainer] {margin-bottom: 0}
+.st-key-analytics_figures p {margin: 0}
+.st-key-analytics_figures strong {font-size: 2.25rem; font-weight: 400; line-height: 1.3}
+.st-key-analytics_figures p .stMarkdownBadge {border-radius: 9999px; padding: 0.125rem 0.375rem; margin: 0}
+.st-key-analytics_figures img {
+  display: block; width: calc(100% + 2rem - 2px); max-width: none; height: 3.5rem; margin: 1rem calc(1px - 1rem) 0.5rem;
+  object-fit: fill}
+</style>"""
+"""A large value, its note in a pill, and the course from edge to edge. It comes a moment after the figures, which can be read without."""
 
 
 def show_figures(shown: View) -> None:
-    """Draw the figures with their sparklines."""
+    """Draw the figures with their courses.
+
+    They are Markdown, because Streamlit's page has what draws that from its beginning on. What draws st.metric is loaded with the
+    first one; until then there are placeholders, which React leaves standing for 0.3 s at least, and then Vega is loaded for its sparklines.
+    """
     totals = shown.ask("totals")
     st.markdown(plain(reading(totals)))
     with st.grid(5, min_column_width=150, gap="small", key="analytics_figures"):
         for figure in figures(totals, shown.ask("totals_over_time")):
-            st.metric(
-                figure.label,
-                plain(figure.value),
-                figure.note,
-                delta_color="off",
-                delta_arrow="off",
-                help=figure.about,
-                border=True,
-                height="stretch",
-                chart_data=list(figure.points) if len(figure.points) > 1 else None,
-                chart_type=figure.shape,
-            )
+            with st.container(
+                border=True, height="stretch", gap="xxsmall", key=f"analytics_figure_{figure.key}"
+            ):
+                _show_figure(figure)
+
+
+def _show_figure(figure: Figure) -> None:
+    st.markdown(f":small[{plain(figure.label)}]", help=figure.about)
+    st.markdown(f"**{plain(figure.value)}**  \n:gray-badge[{plain(figure.note)}]{_course(figure)}")
+
+
+def _course(figure: Figure) -> str:
+    """Return the course as a Markdown image that loads nothing, in a paragraph of its own; "" where there is none."""
+    size = 'xmlns="http://www.w3.org/2000/svg" width="200" height="56"'
+    svg = course_svg(figure.points, figure.shape, f'{size} color="{COURSE_COLOR}"')
+    if not svg:
+        return ""
+    address = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+    told = plain(figure.course)
+    return f'\n\n![{plain(figure.label)} over time: {told}]({address} "{told}")'
 
 
 _WIDTHS: Final[dict[tuple[str, ...], list[int]]] = {("failovers", "pairs"): [3, 2]}

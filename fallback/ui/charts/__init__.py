@@ -4,6 +4,7 @@ What may not live here: Streamlit.
 """
 
 from fallback.ui.charts.consumption import cost_chart, tokens_chart
+from fallback.ui.charts.course import COURSE_COLOR, course_svg
 from fallback.ui.charts.drawn import PICK, Canvas, Drawn
 from fallback.ui.charts.failovers import failovers_chart, pairs_chart
 from fallback.ui.charts.figures import Figure, figures, reading
@@ -13,6 +14,7 @@ from fallback.ui.charts.sections import FIGURES, ROWS, Section, section
 from fallback.ui.charts.waterfall import attempts_chart
 
 __all__ = [
+    "COURSE_COLOR",
     "FIGURES",
     "PICK",
     "ROWS",
@@ -23,6 +25,7 @@ __all__ = [
     "attempts_chart",
     "availability_chart",
     "cost_chart",
+    "course_svg",
     "distribution_chart",
     "failovers_chart",
     "failures_chart",

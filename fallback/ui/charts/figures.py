@@ -27,6 +27,16 @@ class Figure:
     points: Sequence[float] = ()
     """One for each bucket in which there was something, oldest first."""
     shape: Literal["bar", "line"] = "bar"
+    say: Callable[[float], str] = count
+    """How a point is told in words."""
+
+    @property
+    def course(self) -> str:
+        """How it went in words: the lowest, the highest and the last point; "" where less than two points make no course."""
+        if len(self.points) < 2:
+            return ""
+        low, high, last = (self.say(value) for value in (min(self.points), max(self.points), self.points[-1]))
+        return f"{low} all the time" if low == high else f"{low} to {high}, {last} at the end"
 
 
 def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]:
@@ -56,6 +66,7 @@ def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]
             about="Answers among the requests that were answered or failed; cancelled ones do not count.",
             points=course("success_rate"),
             shape="line",
+            say=share,
         ),
         Figure(
             key="rescued",
@@ -74,6 +85,7 @@ def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]
             about="Requests in which at least one provider was left for the next one. One request may fail over several times.",
             points=course("failover_rate"),
             shape="line",
+            say=share,
         ),
         _time(
             row,
@@ -96,6 +108,7 @@ def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]
             note=f"{amount(row['output_tokens'])} in answers",
             about="Tokens of questions and answers, of all attempts.",
             points=course("input_tokens", "output_tokens"),
+            say=amount,
         ),
         Figure(
             key="cost",
@@ -104,6 +117,7 @@ def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]
             note=f"{count(row['unpriced'])} without a price" if row["unpriced"] else "all priced",
             about="By the prices in providers.yaml, of all attempts. Answers of models without a price there are not in it.",
             points=course("cost_usd"),
+            say=money,
         ),
         Figure(
             key="cost_per_1k",
@@ -113,6 +127,7 @@ def figures(totals: pd.DataFrame, over_time: pd.DataFrame) -> tuple[Figure, ...]
             about="The cost divided by the answers, times 1,000.",
             points=course("cost_per_1k_answers_usd"),
             shape="line",
+            say=money,
         ),
         Figure(
             key="degraded",
@@ -135,6 +150,7 @@ def _time(row: Any, name: str, label: str, about: str, course: Callable[..., tup
         about=f"{about} Half of the answers took no longer than the large figure.",
         points=course(f"{name}_p50_s"),
         shape="line",
+        say=duration,
     )
 
 
