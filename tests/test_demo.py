@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from fallback.config import load
 from fallback.core.errors import ConfigError
@@ -358,9 +359,7 @@ def test_a_demo_that_cannot_begin_leaves_nothing(tmp_path: Path, monkeypatch: py
 
 @contextmanager
 def demonstrating(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
     variables = {"HOME": str(folder), "TMPDIR": str(folder / "tmp"), "GROQ_API_KEY": KEY}
     with (folder / "out").open("wb") as out:

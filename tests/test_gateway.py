@@ -19,8 +19,9 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 from gateway import REPLICAS, SHIPPED, Gateway, gateway, require_nginx, state_server
+from ports import free_port
 from test_api_only import until
-from test_main import ROOT, Running, free_port, program
+from test_main import ROOT, Running, program
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from fallback.standin import Fault, StandInThread
 
@@ -78,13 +79,6 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment in which nothing of this machine's settings counts."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
     return {**kept, "PYTHONWARNINGS": "error::ResourceWarning", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
