@@ -1,8 +1,23 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and how many tests run at a time."""
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from local_model_fixture import local_weights, real_model
 from redis_server import shared_redis
 
 __all__ = ["local_weights", "real_model", "shared_redis"]
+
+
+MOST_AT_A_TIME = 8
+"""Some tests take three quarters of a minute by themselves, and each process takes half a gigabyte."""
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, without which the tests run as well
+def pytest_xdist_auto_num_workers() -> int:
+    """Say what `-n auto` means: one more than there are processors, since tests wait a third of their time."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(processors + 1, MOST_AT_A_TIME)
