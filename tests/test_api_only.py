@@ -16,7 +16,16 @@ from pathlib import Path
 
 import pytest
 from ports import free_port, free_ports
-from test_main import KEY, ROOT, Running, configured, environment, program, refused_start
+from test_main import (
+    KEY,
+    ROOT,
+    Running,
+    configured,
+    environment,
+    program,
+    refused_start,
+    wait_until_it_serves,
+)
 
 from fallback.standin import Fault, StandInThread
 
@@ -157,12 +166,15 @@ def test_workers_do_not_outlive_a_supervisor_that_is_killed(standin: StandInThre
 def test_each_worker_has_figures_of_its_own(standin: StandInThread, tmp_path: Path) -> None:
     first = free_ports(2)
     with api_only(tmp_path, standin, "--workers", "2", "--metrics-port", str(first)) as running:
-        until(lambda: "2 workers" in running.output())
+        each = [
+            Running(process=running.process, port=port, folder=running.folder) for port in (first, first + 1)
+        ]
+        for own in each:
+            wait_until_it_serves(own)
         for _ in range(6):
             running.generate()
         found = 0.0
-        for port in (first, first + 1):
-            own = Running(process=running.process, port=port, folder=running.folder)
+        for own in each:
             connection, reply = own.request("GET", "/metrics")
             text = reply.read().decode()
             connection.close()

@@ -110,7 +110,7 @@ def program(
         )  # fmt: skip
         running = Running(process=process, port=port, folder=folder)
         try:
-            _wait_until_it_serves(running)
+            wait_until_it_serves(running)
             yield running
         finally:
             if process.poll() is None:
@@ -118,7 +118,7 @@ def program(
             process.wait(10)
 
 
-def _wait_until_it_serves(running: Running) -> None:
+def wait_until_it_serves(running: Running) -> None:
     until = time.monotonic() + START_WITHIN_S
     while time.monotonic() < until and running.process.poll() is None:
         try:
