@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share, and how many tests run at a time."""
+"""Fixtures that several test modules share; how many tests run at a time, and which ones first."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def pytest_xdist_auto_num_workers() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     processors = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(processors + 1, MOST_AT_A_TIME)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those begin that may take longest, so that nobody waits for one of them at the end."""
+    items.sort(key=_limit_s, reverse=True)
+
+
+def _limit_s(item: pytest.Item) -> float:
+    usual = float(item.config.getini("timeout") or 0)
+    marker = item.get_closest_marker("timeout")
+    return max(usual, *marker.args) if marker and marker.args else usual
