@@ -7,9 +7,15 @@ import os
 import pytest
 from local_model_fixture import local_weights, real_model
 from redis_server import shared_redis
-from time_limit import pytest_timeout_set_timer
+from time_limit import pytest_runtest_makereport, pytest_timeout_set_timer
 
-__all__ = ["local_weights", "pytest_timeout_set_timer", "real_model", "shared_redis"]
+__all__ = [
+    "local_weights",
+    "pytest_runtest_makereport",
+    "pytest_timeout_set_timer",
+    "real_model",
+    "shared_redis",
+]
 
 
 MOST_AT_A_TIME = 8

@@ -49,7 +49,4 @@ def test_property_test_that_takes_too_long_is_not_called_flaky(tmp_path: Path, s
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip
-    assert "TooLongError: Timeout (>1.0s) from pytest-timeout." in done.stdout
-    assert "1 failed" in done.stdout
-    for word in ("Flaky", "Inconsistent", "first run"):
-        assert word not in done.stdout
+    assert "FAILED test_slow.py::test_it - time_limit.TooLongError: Timeout (>1.0s)" in done.stdout
