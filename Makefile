@@ -1,6 +1,6 @@
 # make run     make .venv, install, fetch the embedded model, serve http://localhost:5000
 # make demo    the same with simulated providers: no key, nothing leaves the machine
-# make test    install what tests need and run them
+# make test    install what tests need and run them, several at a time (ARGS="-n 0 tests/test_plan.py": this module, one by one)
 # make check   format, lint, types, import rules
 # make bench   the benchmarks, which print figures and judge nothing
 # make audit   known vulnerabilities in what is pinned, and the licences
@@ -30,7 +30,7 @@ model: $(VENV)/.run
 	@$(BIN)/python -m fallback.local install || echo "Going on without the embedded model."
 
 test: $(VENV)/.dev model
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

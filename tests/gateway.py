@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_main import ROOT, free_port
+from ports import free_port
+from test_main import ROOT
 
 SHIPPED = ROOT / "deploy" / "nginx"
 NOBODY = 65534

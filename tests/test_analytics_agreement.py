@@ -410,6 +410,7 @@ HYPOTHESIS = settings(
 )
 
 
+@pytest.mark.timeout(400)  # a quarter of a minute of work, on a machine that may be busy
 @given(content=logs(), seed=st.integers(0, 2**32))
 @HYPOTHESIS
 def test_a_log_of_any_sort_agrees_however_it_came_about(
@@ -418,6 +419,7 @@ def test_a_log_of_any_sort_agrees_however_it_came_about(
     check_any(content, seed, tmp_path_factory.mktemp("any"))
 
 
+@pytest.mark.timeout(400)
 @given(content=logs(legacy=True), seed=st.integers(0, 2**32))
 @HYPOTHESIS
 def test_lines_of_the_original_format_leave_the_figures_of_others_alone(

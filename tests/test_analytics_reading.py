@@ -589,6 +589,7 @@ STEPS = st.tuples(
 )
 
 
+@pytest.mark.timeout(400)  # a quarter of a minute of work, on a machine that may be busy
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=25))
 @example(

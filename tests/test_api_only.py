@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_main import KEY, ROOT, Running, configured, environment, free_port, program, refused_start
+from ports import free_port, free_ports
+from test_main import (
+    KEY,
+    ROOT,
+    Running,
+    configured,
+    environment,
+    program,
+    refused_start,
+    wait_until_it_serves,
+)
 
 from fallback.standin import Fault, StandInThread
 
@@ -59,19 +69,6 @@ def children(pid: int) -> list[int]:
         if fields[1] == str(pid) and b"spawn_main" in command:
             found.append(int(entry.name))
     return sorted(found)
-
-
-def two_free_ports() -> int:
-    """Return the first of two, outside the range that connections take their own from."""
-    for first in range(20_000 + os.getpid() % 5_000, 30_000, 2):
-        try:
-            for port in (first, first + 1):
-                with socket.socket() as found:
-                    found.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 def is_running(pid: int) -> bool:
@@ -167,14 +164,17 @@ def test_workers_do_not_outlive_a_supervisor_that_is_killed(standin: StandInThre
 
 
 def test_each_worker_has_figures_of_its_own(standin: StandInThread, tmp_path: Path) -> None:
-    first = two_free_ports()
+    first = free_ports(2)
     with api_only(tmp_path, standin, "--workers", "2", "--metrics-port", str(first)) as running:
-        until(lambda: "2 workers" in running.output())
+        each = [
+            Running(process=running.process, port=port, folder=running.folder) for port in (first, first + 1)
+        ]
+        for own in each:
+            wait_until_it_serves(own)
         for _ in range(6):
             running.generate()
         found = 0.0
-        for port in (first, first + 1):
-            own = Running(process=running.process, port=port, folder=running.folder)
+        for own in each:
             connection, reply = own.request("GET", "/metrics")
             text = reply.read().decode()
             connection.close()

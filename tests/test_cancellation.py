@@ -30,10 +30,12 @@ def standin() -> Iterator[StandInThread]:
 
 
 @pytest.fixture
-def tenant(standin: StandInThread) -> Tenant:
+def tenant(standin: StandInThread) -> Iterator[Tenant]:
     tenant = standin.tenant("hanging")
     tenant.reset()
-    return tenant
+    yield tenant
+    # Whose end comes later would be counted in the next test.
+    assert tenant.wait_for(lambda counters: counters.in_flight == 0)
 
 
 def wired(tenant: Tenant) -> tuple[Wiring, list[Mapping[str, object]]]:

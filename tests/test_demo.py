@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from fallback.config import load
 from fallback.core.errors import ConfigError
@@ -35,12 +36,12 @@ KEY = "test-key-not-real"
 CLOUDS = ("groq_llama", "together_llama", "groq_mixtral")
 
 
-def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], limit_s: float = 10.0, every_s: float = 0.01) -> None:
     """Wait for a thread or a process."""
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 @pytest.fixture
@@ -301,7 +302,7 @@ def test_the_embedded_model_thinks_for_them_and_neither_log_nor_switch_knows(
         model: LocalModel = router.wiring.models["local_smollm"]
         assert model.wait_ready(60) is not None
         router.set_enabled("local_smollm", False)
-        voice = Voice()
+        voice = Voice(thinking_s=2.5)  # a busy machine finds few words in its usual moment
         voice.borrow_model(router.wiring)
         began = time.monotonic()
         answer = voice.think("Explain in two sentences what a ship is.")
@@ -358,9 +359,7 @@ def test_a_demo_that_cannot_begin_leaves_nothing(tmp_path: Path, monkeypatch: py
 
 @contextmanager
 def demonstrating(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
     variables = {"HOME": str(folder), "TMPDIR": str(folder / "tmp"), "GROQ_API_KEY": KEY}
     with (folder / "out").open("wb") as out:
@@ -404,9 +403,14 @@ def test_the_program_shows_a_failover_within_the_first_half_minute_and_ends_clea
             until(
                 lambda: [line for line in asked(folder) if line["provider"] == "together_llama"],
                 30,
+                0.1,
             )
-            until(lambda: b"demo: groq_llama refuses with 429" in (tmp_path / "out").read_bytes(), 25)
-            until(lambda: fetched(port, "/api/providers")[1]["providers"][0]["reason"] == "rate_limited", 15)
+            until(lambda: b"demo: groq_llama refuses with 429" in (tmp_path / "out").read_bytes(), 25, 0.1)
+            until(
+                lambda: fetched(port, "/api/providers")[1]["providers"][0]["reason"] == "rate_limited",
+                15,
+                0.1,
+            )
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(15) == 0

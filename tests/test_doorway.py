@@ -14,9 +14,10 @@ import pytest
 from cheap_passwords import cheap_hash
 from dashboard_socket import dashboard_socket, rerun, widgets_of
 from oidc_provider import OidcProvider
+from ports import free_port
 from raw_browser import RawBrowser, Reply
 from streamlit.proto.WidgetStates_pb2 import WidgetState
-from test_main import Running, configured, free_port, program, refused_start
+from test_main import Running, configured, program, refused_start
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 

@@ -718,10 +718,12 @@ def test_cancelling_a_slowed_call_tells_the_real_provider(standin: StandInThread
 
 
 def _real_request(standin: StandInThread, kind: DrillKind) -> WireRequest:
+    tenant = standin.tenant(f"slow_{kind}")
+    tenant.reset()
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 5}
     return WireRequest(
         provider="a",
-        url=standin.tenant(f"slow_{kind}").url,
+        url=tenant.url,
         headers=(("Content-Type", "application/json"),),
         body=json.dumps(body).encode(),
         streamed=True,

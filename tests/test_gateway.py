@@ -19,8 +19,9 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 from gateway import REPLICAS, SHIPPED, Gateway, gateway, require_nginx, state_server
+from ports import free_port
 from test_api_only import until
-from test_main import ROOT, Running, free_port, program
+from test_main import ROOT, Running, program
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
@@ -69,9 +70,13 @@ class Scene:
     def start_again(self, name: str, front: Gateway) -> None:
         """Start a replica that was killed, and wait until it gets requests again."""
         log = self.folder / name / "logs" / "usage.log"
+
+        def written() -> int:
+            return log.stat().st_size if log.exists() else 0
+
         self.start(name)
-        before = log.stat().st_size
-        until(lambda: generate(front)[0] == 200 and log.stat().st_size > before)
+        before = written()
+        until(lambda: generate(front)[0] == 200 and written() > before)
 
     def load(self, name: str) -> int:
         """Return how many requests `name` has under way."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from fallback.standin import Fault, StandInThread
 
@@ -80,13 +81,6 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONWARNINGS": "error::ResourceWarning", **more}
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandInThread]:
     with StandInThread() as server:
@@ -116,7 +110,7 @@ def program(
         )  # fmt: skip
         running = Running(process=process, port=port, folder=folder)
         try:
-            _wait_until_it_serves(running)
+            wait_until_it_serves(running)
             yield running
         finally:
             if process.poll() is None:
@@ -124,7 +118,7 @@ def program(
             process.wait(10)
 
 
-def _wait_until_it_serves(running: Running) -> None:
+def wait_until_it_serves(running: Running) -> None:
     until = time.monotonic() + START_WITHIN_S
     while time.monotonic() < until and running.process.poll() is None:
         try:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port, free_ports
 from redis_server import RedisServer, redis_server
-from test_api_only import two_free_ports
-from test_main import CONFIG, Running, free_port, program
+from test_main import CONFIG, Running, program, wait_until_it_serves
 
 from fallback.standin import Fault, StandInThread
 
@@ -76,11 +76,13 @@ def standin() -> Iterator[StandInThread]:
 
 @contextmanager
 def workers(folder: Path, config: Path, standin: StandInThread) -> Iterator[tuple[Running, ...]]:
-    port, first = free_port(), two_free_ports()
+    port, first = free_port(), free_ports(2)
     line = ("main.py", "--api-only", "--workers", "2", "--metrics-port", str(first))
     with program(folder, standin, *line, "--port", str(port), "--config", str(config), port=port) as running:
-        until(lambda: "2 workers" in running.output())
-        yield tuple(Running(process=running.process, port=own, folder=folder) for own in (first, first + 1))
+        each = tuple(Running(process=running.process, port=own, folder=folder) for own in (first, first + 1))
+        for worker in each:
+            wait_until_it_serves(worker)
+        yield each
 
 
 @contextmanager

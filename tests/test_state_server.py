@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ports import free_port
 from raw_server import self_signed
-from redis_server import RedisServer, free_port, redis_server
+from redis_server import RedisServer, redis_server
 from test_state import KEYS, PUT_VALUES, Begin, Heard, begin, longest, until, values
 
 from fallback.providers.settings import Secret

@@ -28,7 +28,7 @@ from fallback.transport.sync import RequestsTransport
 
 CONNECTION, MALFORMED, TIMEOUT = FailureKind.CONNECTION, FailureKind.MALFORMED_RESPONSE, FailureKind.TIMEOUT
 HEADERS, BODY = Phase.HEADERS, Phase.BODY
-LIMIT_S = 0.3
+LIMIT_S = 0.6
 
 
 @dataclass(frozen=True)

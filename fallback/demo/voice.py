@@ -56,9 +56,10 @@ _SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)*]*(?=\s|$)|\n")
 
 
 class Voice:
-    """Gives answers. Safe for threads."""
+    """Gives answers; the embedded model may take `thinking_s` seconds for one. Safe for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, thinking_s: float = THINKING_S) -> None:
+        self._thinking_s = thinking_s
         self._answers: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self._thinking = threading.Lock()
@@ -95,7 +96,7 @@ class Voice:
         return self.think(asked[-1] if asked else "")
 
     def think(self, prompt: str) -> str:
-        """Return the answer to `prompt`; takes 1.2 seconds the first time, somewhat more while others think."""
+        """Return the answer to `prompt`; takes `thinking_s` the first time, somewhat more while others think."""
         if prompt == TEST_PROMPT:
             return "OK"
         known = self._kept(prompt)
@@ -121,11 +122,11 @@ class Voice:
             return ""
         if all(embedded.endpoint() is None for embedded in model.wiring.models.values()):
             return ""
-        if not self._thinking.acquire(timeout=THINKING_S):
+        if not self._thinking.acquire(timeout=self._thinking_s):
             return ""
         said: list[str] = []
         try:
-            with model.stream(prompt, deadline_s=THINKING_S) as events:
+            with model.stream(prompt, deadline_s=self._thinking_s) as events:
                 said.extend(event.text for event in events if isinstance(event, Delta))
         except StreamBrokenError:
             return whole_sentences("".join(said))

@@ -27,13 +27,21 @@ def card(visitor: Any, name: str) -> Any:
     return visitor.page.locator(f".st-key-providers_card_{name}")
 
 
+def throw_switch(visitor: Any) -> None:
+    from playwright.sync_api import expect
+
+    switch = card(visitor, "groq_llama").locator("[data-testid=stCheckbox] label")
+    expect(switch).to_have_count(1)  # the page may just be drawing it anew
+    switch.click()
+
+
 def test_a_switch_thrown_in_one_browser_shows_in_another_and_in_the_api(running: Any, visit: Any) -> None:
     one, two = visit(f"{running.url}/providers"), visit(f"{running.url}/providers")
     card(one, "groq_llama").get_by_text("Ready").wait_for()
     card(two, "groq_llama").get_by_text("Ready").wait_for()
     assert generate(running)["provider"] == "groq_llama"
     before = running.standin.tenant("groq_llama").counters.requests
-    card(one, "groq_llama").locator("[data-testid=stCheckbox] label").click()
+    throw_switch(one)
     card(two, "groq_llama").get_by_text("It gets no request until somebody switches it on.").wait_for()
     answer = generate(running)
     assert answer["provider"] == "together_llama"
@@ -41,7 +49,7 @@ def test_a_switch_thrown_in_one_browser_shows_in_another_and_in_the_api(running:
     assert running.standin.tenant("groq_llama").counters.requests == before
     two.page.locator(".st-key-providers_feed").get_by_text("dashboard").first.wait_for()
     two.picture("providers-switched-off")
-    card(two, "groq_llama").locator("[data-testid=stCheckbox] label").click()
+    throw_switch(two)
     card(one, "groq_llama").get_by_text("Ready").wait_for()
     assert generate(running)["provider"] == "groq_llama"
 
