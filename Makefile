@@ -71,6 +71,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.core
 	$(BIN)/python -m benchmarks.usage_log
 	$(BIN)/python -m benchmarks.http_routes
+	$(BIN)/python -m benchmarks.steps
 
 bench-faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults --write
