@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--litellm", metavar="PATH", default=shutil.which("litellm"))
     parser.add_argument("--portkey", metavar="PATH")
+    parser.add_argument("--smg", metavar="PATH", default=shutil.which("smg"))
     options = parser.parse_args()
     wanted = options.only.split(",")
     if not (0 < options.seconds <= MOST_SECONDS and 0 < options.rounds <= 10 and set(wanted) <= {*SECTIONS}):
@@ -72,7 +73,7 @@ def main() -> None:
 
 def throughput(stack: ExitStack, folder: Path, behind: Gateway, options: argparse.Namespace) -> None:
     gateways = [start(stack, folder, behind.port, each) for each in (PLAIN, DEFAULT, DASHBOARD)]
-    gateways += peers(stack, folder, behind.port, options.litellm, options.portkey)
+    gateways += peers(stack, folder, behind.port, options)
     best: dict[tuple[str, int], tuple[float, float]] = {}
     for gateway in gateways:
         load("closed", gateway, connections=4, seconds=1.0)  # warm
@@ -101,7 +102,7 @@ def latency(stack: ExitStack, folder: Path, behind: Gateway, options: argparse.N
     gateways = [start(stack, folder, behind.port, each) for each in (PLAIN, DEFAULT, DASHBOARD)]
     watched = start(stack, folder, behind.port, Ours(name="with a viewer of Analytics", dashboard=True))
     gateways.append(watched)
-    gateways += peers(stack, folder, behind.port, options.litellm, options.portkey)
+    gateways += peers(stack, folder, behind.port, options)
     for gateway in gateways:
         load("closed", gateway, connections=8, seconds=2.0)  # warm, and something to be seen in the log
     command = [

@@ -9,11 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import requests
+
+from benchmarks.gateway.load import QUESTION
 
 __all__ = ["Gateway", "Ours", "cpu_s", "free_port", "load", "peers", "resident_mib", "start", "upstream"]
 
@@ -137,45 +142,65 @@ def start(stack: ExitStack, folder: Path, behind: int, wanted: Ours) -> Gateway:
     return Gateway(name=wanted.name, port=port, pid=started.pid, folder=place)
 
 
-def peers(
-    stack: ExitStack, folder: Path, behind: int, litellm: str | None, portkey: str | None
-) -> list[Gateway]:
-    """Start the other gateways that are installed."""
+def peers(stack: ExitStack, folder: Path, behind: int, installed: Namespace) -> list[Gateway]:
+    """Start the other gateways, of those whose place `installed` names: litellm, portkey and smg."""
     found = []
-    if litellm:
-        port = free_port()
-        config = folder / "litellm.yaml"
-        config.write_text(
-            "model_list:\n  - model_name: small\n    litellm_params: {model: openai/small, "
-            f"api_base: 'http://127.0.0.1:{behind}/v1', api_key: none}}\n"
-        )
-        command = [litellm, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-        started = stack.enter_context(
-            process(
-                command,
-                folder=folder,
-                PYTHONPATH="",
-                LITELLM_LOCAL_MODEL_COST_MAP="True",
-                LITELLM_LOG="ERROR",
-                # It listens on loopback alone, for as long as this runs.
-                LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",
-            )
-        )
-        found.append(Gateway(name="LiteLLM", port=port, pid=started.pid))
-    if portkey and shutil.which("node"):
-        port = free_port()
-        started = stack.enter_context(
-            process(["node", portkey, f"--port={port}", "--headless"], folder=folder)
-        )
-        headers = {
-            "x-portkey-provider": "openai",
-            "x-portkey-custom-host": f"http://127.0.0.1:{behind}/v1",
-            "authorization": "Bearer none",
-        }
-        found.append(Gateway(name="Portkey", port=port, pid=started.pid, headers=headers))
+    if installed.litellm:
+        found.append(_litellm(stack, folder, behind, installed.litellm))
+    if installed.portkey and shutil.which("node"):
+        found.append(_portkey(stack, folder, behind, installed.portkey))
+    if installed.smg:
+        found.append(_smg(stack, folder, behind, installed.smg))
     for gateway in found:
         _wait_for(gateway.port, gateway.name)
     return found
+
+
+def _litellm(stack: ExitStack, folder: Path, behind: int, path: str) -> Gateway:
+    port = free_port()
+    config = folder / "litellm.yaml"
+    config.write_text(
+        "model_list:\n  - model_name: small\n    litellm_params: {model: openai/small, "
+        f"api_base: 'http://127.0.0.1:{behind}/v1', api_key: none}}\n"
+    )
+    started = stack.enter_context(
+        process(
+            [path, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+            folder=folder,
+            PYTHONPATH="",
+            LITELLM_LOCAL_MODEL_COST_MAP="True",
+            LITELLM_LOG="ERROR",
+            # It listens on loopback alone, for as long as this runs.
+            LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",
+        )
+    )
+    return Gateway(name="LiteLLM", port=port, pid=started.pid)
+
+
+def _portkey(stack: ExitStack, folder: Path, behind: int, path: str) -> Gateway:
+    port = free_port()
+    started = stack.enter_context(process(["node", path, f"--port={port}", "--headless"], folder=folder))
+    headers = {
+        "x-portkey-provider": "openai",
+        "x-portkey-custom-host": f"http://127.0.0.1:{behind}/v1",
+        "authorization": "Bearer none",
+    }
+    return Gateway(name="Portkey", port=port, pid=started.pid, headers=headers)
+
+
+def _smg(stack: ExitStack, folder: Path, behind: int, path: str) -> Gateway:
+    port = free_port()
+    command = [path, "launch", "--host", "127.0.0.1", "--port", str(port), "--backend", "openai"]
+    command += ["--worker-urls", f"http://127.0.0.1:{behind}"]
+    started = stack.enter_context(process(command, folder=folder, PYTHONPATH=""))
+    gateway = Gateway(name="smg", port=port, pid=started.pid)
+    _wait_for(port, gateway.name)
+    until = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < until:  # it listens before it knows what its worker serves
+        if requests.post(f"http://127.0.0.1:{port}{gateway.path}", json=QUESTION, timeout=5).ok:
+            break
+        time.sleep(0.2)
+    return gateway
 
 
 def load(kind: str, gateway: Gateway, **options: Any) -> dict[str, Any] | None:

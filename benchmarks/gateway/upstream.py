@@ -52,6 +52,9 @@ STREAMED = _response(
     b"text/event-stream",
     b"".join(_event({"content": word + " "}) for word in TEXT.split(" ")) + _END,
 )
+MODELS = _response(
+    b"200 OK", b"application/json", b'{"object":"list","data":[{"id":"small","object":"model","created":1}]}'
+)
 FAILED = _response(b"500 Oops", b"application/json", b'{"error":{"message":"broken","type":"server_error"}}')
 _SLOW_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -90,7 +93,9 @@ class Upstream(asyncio.Protocol):
 
     def _answer(self, path: bytes, body: bytes) -> None:
         assert self._transport is not None
-        if path.startswith(b"/fail"):
+        if path.startswith(b"/v1/models"):
+            self._transport.write(MODELS)
+        elif path.startswith(b"/fail"):
             self._transport.write(FAILED)
         elif path.startswith(b"/slow"):
             self._transport.write(_SLOW_HEAD)
