@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_sockets import KEEP, assert_it_answers, connected, exchange, serving, statuses
+from api_sockets import KEEP, assert_it_answers, connected, exchange, rest_of, serving, statuses
 
 from fallback.api.connection import GuardedProtocol
 from fallback.api.openai.reply import Reply
@@ -135,7 +138,7 @@ def test_a_caller_who_has_left_gets_nothing_and_harms_nobody(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-@pytest.mark.parametrize("value", ["a\r\nset-cookie: x", "a\nb", "a\rb"])
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: x", "a\nb", "a\rb", "a\0b"])
 def test_no_header_becomes_two(value: str) -> None:
     class Line:
         def answer(self, *_: object) -> bool:
@@ -144,3 +147,68 @@ def test_no_header_becomes_two(value: str) -> None:
     scope = {"state": {"fallback.line": Line(), "fallback.marks": b""}}
     with pytest.raises(ValueError, match="line end"):
         Reply(headers={"x-fallback-provider": value}).sent_at_once(scope)
+
+
+def chunked(body: bytes, more: str = "") -> bytes:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{KEEP}{more}transfer-encoding: chunked\r\n\r\n".encode()
+    return head + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [
+        (request().replace(b"application/json", b"text/plain"), 415),
+        (chunked(json.dumps({**ASKED, "user": "x" * 4000}).encode()), 413),
+    ],
+)
+def test_who_is_told_that_the_connection_closes_is_not_served_on_it(
+    standin: StandInThread, tmp_path: Path, at_once: list[bool], refused: bytes, status: int
+) -> None:
+    with serving(tmp_path, standin, max_body_bytes=2048) as port, connected(port) as caller:
+        caller.sendall(refused)
+        answer = rest_of(caller)  # which ends
+        assert statuses(answer) == [status]
+        assert b"connection: close" in answer
+        assert at_once == []
+        assert standin.tenant("groq_llama").counters.requests == 0
+
+
+def test_interim_response_comes_before_the_answer(
+    standin: StandInThread, tmp_path: Path, at_once: list[bool]
+) -> None:
+    with serving(tmp_path, standin) as port:
+        asked = request(more="expect: 100-continue\r\n")
+        for sent, status in ((asked, 200), (asked[:-1] + b"]", 400)):
+            answer = exchange(port, sent)
+            assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 %d " % status)
+            assert answer.count(b"HTTP/1.1 ") == 2
+    assert at_once == [True, True]
+
+
+def test_server_without_httptools_serves_one_request_after_the_other(
+    standin: StandInThread, tmp_path: Path
+) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['httptools'] = sys.modules['uvicorn.protocols.http.httptools_impl'] = None\n"
+        "from pathlib import Path\n"
+        "from api_sockets import KEEP, connected, serving\n"
+        "from fallback.api.connection import GuardedProtocol\n"
+        "from fallback.standin import StandInThread\n"
+        "assert GuardedProtocol.__mro__[1].__name__ == 'H11Protocol'\n"
+        "with StandInThread() as standin, serving(Path(sys.argv[1]), standin) as port, connected(port) as caller:\n"
+        "    for _ in range(3):\n"
+        "        caller.sendall(f'GET /v1/models HTTP/1.1\\r\\n{KEEP}\\r\\n'.encode())\n"
+        "        answer = b''\n"
+        "        while not answer.endswith(b']}'):\n"
+        "            piece = caller.recv(65536)\n"
+        "            assert piece, 'it was closed'\n"
+        "            answer += piece\n"
+        "        print(answer[:15].decode())\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert told.stdout.split("\n") == ["HTTP/1.1 200 OK"] * 3 + [""], told.stderr

@@ -11,7 +11,7 @@ import pytest
 from asking import provider
 
 from fallback.core.models import AttemptStarted, Delta
-from fallback.router import AsyncModelRouter, ModelRouter
+from fallback.router import AsyncAnswerStream, AsyncModelRouter, ModelRouter
 from fallback.standin import Fault, StandInThread, Tenant
 from fallback.testing import FakeClock, Reply, Script, ScriptedTransport, scripted_wiring
 from fallback.wiring import Wiring
@@ -163,6 +163,23 @@ def test_stream_that_is_left_lying_in_the_middle_ends_its_call(tenant: Tenant) -
             await asyncio.to_thread(check_ended, tenant, wiring, lines)
 
     asyncio.run(scenario())
+
+
+def test_stream_that_somebody_still_holds_ends_with_its_router(tenant: Tenant) -> None:
+    tenant.always(HANGS["in the middle of the text"])
+    wiring, lines = wired(tenant)
+
+    async def scenario() -> AsyncAnswerStream:
+        async with AsyncModelRouter(wiring) as router:
+            stream = router.stream("Hi")
+            async for event in stream:
+                if isinstance(event, Delta):
+                    break
+        check_ended(tenant, wiring, lines)
+        return stream
+
+    held = asyncio.run(scenario())
+    assert held.request_id == lines[0]["request_id"]
 
 
 def test_one_task_at_a_time_waits_for_the_next_event(tenant: Tenant) -> None:

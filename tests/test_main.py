@@ -183,6 +183,28 @@ def test_dashboard_and_api_share_the_port(running: Running) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("more", [{}, {"connection": "close"}])
+def test_no_answer_of_the_api_is_compressed_by_the_dashboards_server(
+    running: Running, more: dict[str, str]
+) -> None:
+    connection = HTTPConnection("127.0.0.1", running.port, timeout=15)
+    connection.request("GET", "/api/openapi.json", headers={"accept-encoding": "gzip", **more})
+    reply = connection.getresponse()
+    assert "content-encoding" not in reply.headers
+    assert json.loads(reply.read())["openapi"]
+    connection.close()
+    connection = HTTPConnection("127.0.0.1", running.port, timeout=15)
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
+    headers = {"accept-encoding": "gzip", "content-type": "application/json", **more}
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    reply = connection.getresponse()
+    assert "content-encoding" not in reply.headers
+    answer = reply.read()
+    assert len(answer) > 500  # which Streamlit would compress
+    assert json.loads(answer)["choices"]
+    connection.close()
+
+
 def test_failover_is_told_in_the_activity_log_and_the_key_nowhere(
     running: Running, standin: StandInThread
 ) -> None:

@@ -1,7 +1,8 @@
 """One HTTP connection, held to limits that uvicorn does not have.
 
-Theory of operation: uvicorn's protocol, which parses and answers, stands between two small additions. What comes in is
-counted until the headers of a request are whole, and what is sent ahead of an answer is left in the kernel. And once a second
+Theory of operation: uvicorn's protocol, which parses and answers, stands between small additions. What comes in is
+counted until the headers of a request are whole, and what is sent ahead of an answer is left in the kernel. What uvicorn sends
+goes through `Outgoing`; a whole answer that a route has ready goes past it and past ASGI (`answer`). And once a second
 `Connections` looks at each open connection: headers that do not come to an end, a caller who takes nothing of an answer,
 a connection on which nothing happens. One timer for all of them, so that a request pays nothing for it.
 
@@ -26,18 +27,18 @@ from fallback.api.attend import LINE_KEY
 from fallback.api.outgoing import Outgoing
 from fallback.config import ApiSettings
 
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
+else:
+    # That of httptools where it is installed, else that of h11: what is used here they have in common.
+    Base = auto.AutoHTTPProtocol
+
 _STATUS_LINES: Mapping[int, bytes] | None = None
 """What a response begins with, by its status. None: the server is h11, which has to be told all that is sent."""
 with contextlib.suppress(ImportError):
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
     _STATUS_LINES = STATUS_LINE
-
-if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
-else:
-    # That of httptools where it is installed, else that of h11: what is used here they have in common.
-    Base = auto.AutoHTTPProtocol
 
 __all__ = ["STATE_KEY", "Connections", "GuardedProtocol", "guard_streamlit"]
 
@@ -177,26 +178,26 @@ class GuardedProtocol(Base):
         Through ASGI it costs four calls, and each header is looked at twice: a twelfth of a whole request.
         """
         cycle: Any = self.cycle
-        if (
-            _STATUS_LINES is None
-            or cycle.scope is not scope  # one of several requests that were sent at once
-            or cycle.more_body
-            or cycle.response_started
-            or cycle.disconnected
-            or not cycle.keep_alive
-            or self.transport.is_closing()
-            or self.flow.write_paused
-            or scope["method"] == "HEAD"
-        ):
+        if _STATUS_LINES is None or self._outgoing is None or not self._takes_at_once(cycle, scope):
             return False
         cycle.response_started = cycle.response_complete = True
-        head = b"".join(
-            (_STATUS_LINES[status], _lines_of(self.server_state.default_headers), headers, b"\r\n", body)
-        )
-        self.transport.write(head)
+        cycle.waiting_for_100_continue = False
+        self._outgoing.flush()  # an interim response, which begins as a head does
+        first = _rendered(tuple(self.server_state.default_headers))
+        self.transport.write(b"".join((_STATUS_LINES[status], first, headers, b"\r\n", body)))
         cycle.message_event.set()
         cycle.on_response()
         return True
+
+    def _takes_at_once(self, cycle: Any, scope: Scope) -> bool:
+        """Return whether the response to the request of `scope` can go out now, and the connection stays open after it."""
+        return (
+            cycle.scope is scope  # not so where another request was sent behind it
+            and cycle.keep_alive
+            and scope["method"] != "HEAD"
+            and not (cycle.more_body or cycle.response_started or cycle.disconnected)
+            and not (self.flow.write_paused or self.transport.is_closing())
+        )
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
@@ -207,7 +208,8 @@ class GuardedProtocol(Base):
 
     def on_response_complete(self) -> None:
         """Go on after an answer. That the next request is late is seen by `check`, without a timer of its own."""
-        if self._guard is None or self.pipeline or self.transport.is_closing():
+        # h11 has to be told more, and has no pipeline.
+        if self._guard is None or _STATUS_LINES is None or self.pipeline or self.transport.is_closing():
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
@@ -327,13 +329,9 @@ class GuardedProtocol(Base):
 
 
 @functools.lru_cache(maxsize=1)
-def _rendered(pairs: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"".join(name + b": " + value + b"\r\n" for name, value in pairs)
-
-
-def _lines_of(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Return the headers that the server puts before all others: the date, which changes once a second."""
-    return _rendered(tuple(headers))
+def _rendered(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return the headers that the server puts before all others, as lines: the date, which changes once a second."""
+    return b"".join(name + b": " + value + b"\r\n" for name, value in headers)
 
 
 def guard_streamlit() -> None:

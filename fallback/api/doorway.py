@@ -66,12 +66,14 @@ class Doorway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         door = self._door() if scope["type"] != "lifespan" else None
-        if door is None or not door.guarded:
+        if scope["type"] == "http" and family_of(scope["path"]) != "page":
+            # Streamlit would compress what the API answers, and a stream would lose its liveness to it; alone it does not.
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+            await self._app(scope, receive, send)
+        elif door is None or not door.guarded:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._serve_socket(door, scope, receive, send)
-        elif family_of(scope["path"]) != "page":
-            await self._app(scope, receive, send)
         else:
             await self._serve_page(door, scope, receive, send)
 

@@ -1,8 +1,7 @@
 """Counters and histograms whose cells a request moves by plain addition; prometheus-client writes them out.
 
 Theory of operation: the library's own metrics take a lock and check themselves at every step, eight times a request, which is
-a twentieth of what the whole request costs. A cell here is a list of numbers, which belongs to one combination of labels and is
-looked up once; whoever moves cells holds the lock of all of them, once for everything that a line of the log moves. At a scrape they
+a twentieth of what the whole request costs. A cell here belongs to one combination of labels and is looked up once; whoever moves cells holds the lock of all of them, once for everything that a line of the log moves. At a scrape they
 become the library's families, under the same names and in the same text.
 
 https://prometheus.io/docs/instrumenting/writing_clientlibs/
@@ -63,7 +62,7 @@ class Counts:
     def family(self) -> Metric:
         """Return what a scrape reads."""
         made = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, cell in self._cells.items():
+        for labels, cell in self._cells.copy().items():
             made.add_metric(labels, cell.value)
         return made
 
@@ -83,7 +82,7 @@ class Spreads:
     def family(self) -> Metric:
         """Return what a scrape reads."""
         made = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, cell in self._cells.items():
+        for labels, cell in self._cells.copy().items():
             buckets = [*zip(self._ends, map(float, accumulate(cell.counts)), strict=True)]
             made.add_metric(labels, buckets, cell.sum)
         return made
@@ -94,7 +93,7 @@ class Tallies:
 
     def __init__(self, prefix: str) -> None:
         """`prefix` stands before each name."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # an answer that is collected under it may have something to count
         self._prefix = prefix
         self._all: list[Counts | Spreads] = []
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fallback.core.kinds import FailureKind
-from fallback.core.values import value
+from fallback.core.values import valueclass
 
 __all__ = [
     "Answer",
@@ -42,7 +42,7 @@ Message = Mapping[str, Any]
 https://platform.openai.com/docs/api-reference/chat/create"""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """What the caller asks, and how long there is for it."""
 
@@ -72,7 +72,7 @@ class ChatRequest:
         return newer if isinstance(newer, int) else self.max_tokens
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A (provider, model) that may be asked."""
 
@@ -97,7 +97,7 @@ class Candidate:
         return (self.provider, self.model)
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """The limits of one attempt, each already cut to what is left of the deadline. Seconds."""
 
@@ -115,7 +115,7 @@ class Timeouts:
     candidate that misses it is not to blame."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one attempt, as the provider counted them."""
 
@@ -140,7 +140,7 @@ class Usage:
         )
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Headroom:
     """What a provider says is left of its rate limit. None: it did not say. Resets in seconds from the answer."""
 
@@ -165,7 +165,7 @@ class Headroom:
         return max(waits, default=None)
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """One failed attempt, in the terms that the policy decides by."""
 
@@ -194,7 +194,7 @@ class Failure:
     """Whether the deadline of the request ended it, and no limit of the provider's: nobody is to blame."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One of the answers (`n` of them were asked for; nearly always 1), in OpenAI's shape."""
 
@@ -212,7 +212,7 @@ class Role(StrEnum):
     FAILOVER = "failover"
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
     """One attempt, after it ended."""
 
@@ -243,7 +243,7 @@ class AttemptReport:
     provider_request_id: str | None = None
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AnswerPart:
     """What one candidate contributed to the text of an answer."""
 
@@ -252,7 +252,7 @@ class AnswerPart:
     characters: int
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A whole answer and the account of how it came about."""
 
@@ -312,7 +312,7 @@ class Answer:
         return self.attempts[0].provider != self.provider
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CandidateSkipped:
     """A provider that comes first in the order is not asked, and why."""
 
@@ -322,7 +322,7 @@ class CandidateSkipped:
     """In plain words: "cooling down for 24 s (rate_limited)"."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted:
     """A provider is being asked."""
 
@@ -336,7 +336,7 @@ class AttemptStarted:
     """How many characters of the answer the caller has already; None: this attempt begins the answer."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
     """An attempt failed."""
 
@@ -351,7 +351,7 @@ class AttemptFailed:
     """What is disabled from now on: "provider", "model", or None."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """A pause before the same provider is asked again."""
 
@@ -359,7 +359,7 @@ class Waiting:
     provider: str
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """A piece of the answer, as it arrived. `text` is of choice 0; `chunk` holds the provider's `choices` list."""
 
@@ -369,7 +369,7 @@ class Delta:
     choices: tuple[Mapping[str, Any], ...] = ()
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The answer is whole."""
 

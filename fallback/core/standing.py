@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from fallback.core.models import Candidate, Headroom
 from fallback.core.policy import Scope
-from fallback.core.values import value
+from fallback.core.values import valueclass
 
 __all__ = [
     "Permit",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class SlotSpec:
     """A provider as the roster knows it: its models in succession, and why it cannot be used where it cannot."""
 
@@ -53,7 +53,7 @@ class Why(StrEnum):
     """It cannot take this request (window too small), or has been asked already."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """A provider is not asked: why, in a word and in a sentence, and when that ends where it is known."""
 
@@ -72,7 +72,7 @@ class Refusal:
     """Whether it is over in a moment, and no probe is booked for that yet."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Permit:
     """Leave to ask one candidate once. Settled exactly once."""
 
@@ -87,7 +87,7 @@ class Permit:
     """The instant for which a probe is booked; None: at once."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
     """A provider, or one model of it (`model` not None), changed its state."""
 
@@ -100,7 +100,7 @@ class StateChange:
     by: str = "router"
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What an outcome did to the state."""
 
@@ -109,7 +109,7 @@ class Settlement:
     disabled: Scope | None = None
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
     """One provider as people see it. `until_s` is seconds from now; None: no end is known."""
 

@@ -7,14 +7,14 @@ from enum import StrEnum
 from fallback.core.kinds import FailureKind
 from fallback.core.models import Candidate, Failure, Role, Timeouts
 from fallback.core.standing import Permit, Refusal
-from fallback.core.values import value
+from fallback.core.values import valueclass
 
 __all__ = ["CANCELLED", "GiveUp", "GiveUpReason", "Step", "Try", "Wait"]
 
 CANCELLED = Failure(kind=FailureKind.CANCELLED, message="the caller went away")
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Try:
     """Ask this candidate."""
 
@@ -33,7 +33,7 @@ class Try:
         return self.permit.candidate
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Let `seconds` pass, then ask for the next step."""
 
@@ -55,7 +55,7 @@ class GiveUpReason(StrEnum):
     """Text had been delivered when the stream broke."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
     """Nothing is left to try."""
 

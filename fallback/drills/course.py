@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import orjson
 
 from fallback.core.errors import FailureKind, Phase, TransportError
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.drills.drill import Drill, DrillKind
 from fallback.drills.scenes import Scene, good_scene, scene_of
 from fallback.providers.base import WireRequest
@@ -49,7 +49,7 @@ _LATE = {
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class DrilledHead(Head):
     """The head of a response that a drill made up or slowed down."""
 

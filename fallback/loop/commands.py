@@ -7,13 +7,13 @@ from typing import Protocol
 
 from fallback.core.models import Event
 from fallback.core.roster import Permit, Roster, StateChange
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.providers.base import BaseProvider, WireRequest
 
 __all__ = ["Aside", "Close", "Command", "Probe", "Read", "RoutingContext", "Send", "Sleep", "Turn"]
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Send:
     """Send a request; everything until its headers are in must be over in `limit_s`."""
 
@@ -22,33 +22,33 @@ class Send:
     limit_s: float
 
 
-@value(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Read:
     """Read the next bytes of the body."""
 
     limit_s: float
 
 
-@value(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Close:
     """Be done with the response."""
 
 
-@value(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Sleep:
     """Let time pass."""
 
     seconds: float
 
 
-@value(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Probe:
     """Begin to drive a ProbeCourse for `permit`, and wait for nothing. From here on the permit is the driver's."""
 
     permit: Permit
 
 
-@value(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Aside:
     """Do `work`, which may wait for a disk or a server, where it keeps no event loop waiting; the answer is its result."""
 
@@ -68,7 +68,7 @@ class Turn(Protocol):
         """Let others look. Waits for nothing, and changes nothing where it was not taken."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RoutingContext:
     """What every request shares."""
 

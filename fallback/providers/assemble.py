@@ -17,8 +17,8 @@ __all__ = ["Assembly", "Piece"]
 
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 MAX_CHOICES = 128
-MOST_TOKENS = 10**12
-"""From here on a count is no count."""
+MOST_TOKENS = 10**12 - 1
+"""More is no count."""
 
 
 class Piece(NamedTuple):
@@ -270,7 +270,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 def _count(value: Any) -> int:
     # `type`, as True is an instance of int.
-    return value if type(value) is int and 0 <= value < MOST_TOKENS else 0
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
 def _merge_into(owner: dict[str, Any], key: str, part: Mapping[str, Any]) -> None:

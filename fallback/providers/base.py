@@ -10,14 +10,14 @@ from abc import ABC, abstractmethod
 from dataclasses import field
 
 from fallback.core.models import Candidate, ChatRequest, Usage
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.providers.decode import Decoder
 from fallback.providers.settings import ProviderSettings
 
 __all__ = ["BaseProvider", "WireRequest"]
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class WireRequest:
     """One HTTP POST, ready to be sent."""
 

@@ -23,7 +23,7 @@ import orjson
 
 from fallback.core.errors import FailureKind, TransportError
 from fallback.core.models import Choice, Failure, Headroom, Usage
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.providers.assemble import Assembly, Piece
 from fallback.providers.classify import (
     ErrorFields,
@@ -42,7 +42,7 @@ ERROR_BODY_BYTES = 64 * 1024
 """Of an error body no more is read than this."""
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
     """A whole answer, as one provider gave it."""
 

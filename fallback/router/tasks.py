@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
@@ -22,7 +24,7 @@ AsyncSleeper = Callable[[float], Awaitable[object]]
 class _Drive:
     """A course that is carried out, from one of its events to the next."""
 
-    __slots__ = ("_course", "_probe", "_response", "_sleep", "_tells_all", "_transport")
+    __slots__ = ("_course", "_probe", "_response", "_sleep", "_stops_at_each", "_transport")
 
     def __init__(
         self,
@@ -31,18 +33,21 @@ class _Drive:
         sleep: AsyncSleeper,
         probe: BeginProbe,
         *,
-        tells_all: bool,
+        stops_at_each: bool,
     ) -> None:
-        """With `tells_all` each event is one to stop at, else the last alone."""
+        """Stop at each event, or with `stops_at_each` False at Finished alone."""
         self._course = whole.run()
-        self._tells_all = tells_all
+        self._stops_at_each = stops_at_each
         self._transport = transport
         self._sleep = sleep
         self._probe = probe
         self._response: AsyncResponse | None = None
 
-    async def next(self) -> Event | None:
-        """Return the next event to stop at, None after the last. What the course raises, or who cancels this, ends it."""
+    async def go_on(self) -> Event | None:
+        """Return the next event to stop at, None after the last.
+
+        At the end, and where the course raises or this is cancelled, all is ended; who stops before has to call `end`.
+        """
         result: Any = None
         try:
             while True:
@@ -66,7 +71,7 @@ class _Drive:
                             self._response = None
                         case Sleep() | Probe() | Aside():
                             result = await self._obey(command)
-                        case _ if self._tells_all or isinstance(command, Finished):
+                        case _ if self._stops_at_each or isinstance(command, Finished):
                             return command
                 except TransportError as error:
                     result = error
@@ -105,11 +110,11 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         probe: BeginProbe,
         sleep: AsyncSleeper = asyncio.sleep,
     ) -> None:
-        self.request_id = exchange.request.request_id
-        self._drive = _Drive(exchange, transport, sleep, probe, tells_all=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where it is iterated, while it is."""
         self._waits = False
+        self.request_id = exchange.request.request_id
+        self._drive = _Drive(exchange, transport, sleep, probe, stops_at_each=True)
 
     async def __anext__(self) -> Event:
         if self._waits:
@@ -118,7 +123,7 @@ class AsyncAnswerStream(AsyncIterator[Event]):
             self._loop = asyncio.get_running_loop()
         self._waits = True
         try:
-            event = await self._drive.next()
+            event = await self._drive.go_on()
         except BaseException:
             self._loop = None
             raise
@@ -139,13 +144,19 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         """End it, and the call to the provider. RuntimeError while another task waits for its next event."""
         if self._waits:
             raise RuntimeError("the next event of this answer is still waited for")
-        self._loop = None
-        self._drive.end()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End it where nobody goes on with it, on the event loop that it belongs to; whoever waits in it is let be."""
+        if not self._waits:
+            self._loop = None
+            self._drive.end()
 
     def __del__(self) -> None:
         # Left in the middle. Whoever collects it may be another thread, which must not touch a connection.
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._drive.end)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                self._loop.call_soon_threadsafe(self._drive.end)
 
 
 class AsyncModelRouter(BaseRouter):
@@ -162,6 +173,7 @@ class AsyncModelRouter(BaseRouter):
         self._transport = transport or self.wiring.async_transport()
         self._sleep = sleep
         self._probes: set[asyncio.Task[None]] = set()
+        self._streams: weakref.WeakSet[AsyncAnswerStream] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,8 +196,8 @@ class AsyncModelRouter(BaseRouter):
         return await self._whole(self._test_exchange(provider))
 
     async def _whole(self, exchange: Exchange) -> Answer:
-        drive = _Drive(exchange, self._transport, self._sleep, self._begin_probe, tells_all=False)
-        event = await drive.next()
+        drive = _Drive(exchange, self._transport, self._sleep, self._begin_probe, stops_at_each=False)
+        event = await drive.go_on()
         drive.end()
         if isinstance(event, Finished):
             return event.answer
@@ -200,7 +212,9 @@ class AsyncModelRouter(BaseRouter):
     def ask(self, request: ChatRequest) -> AsyncAnswerStream:
         """Return the events of the answer to `request`. Raises UnknownModelError."""
         exchange = self._exchange(request, live=True)
-        return AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+        stream = AsyncAnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+        self._streams.add(stream)
+        return stream
 
     def _begin_probe(self, permit: Permit) -> None:
         course = self._probe_course(permit)
@@ -214,7 +228,7 @@ class AsyncModelRouter(BaseRouter):
         task.add_done_callback(ended)
 
     async def _probe(self, course: ProbeCourse) -> None:
-        await _Drive(course, self._transport, self._sleep, self._begin_probe, tells_all=False).next()
+        await _Drive(course, self._transport, self._sleep, self._begin_probe, stops_at_each=False).go_on()
 
     async def wait_for_probes(self) -> None:
         """Wait until every probe under way has come to its end."""
@@ -228,5 +242,7 @@ class AsyncModelRouter(BaseRouter):
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
         await self._transport.close()
+        for stream in tuple(self._streams):
+            stream.abandon()
         if self._owns:
             self.wiring.close()

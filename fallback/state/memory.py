@@ -85,7 +85,9 @@ class MemoryStateStore:
         board = self._board
         with board.lock:
             existing = board.entries.get(key)
-            merged = checked_value(self._merge(existing, value))
+            merged = self._merge(existing, value)
+            if merged is not value and (existing is None or merged is not existing.value):
+                merged = checked_value(merged)
             if existing is not None and merged == existing.value != value:
                 return
             board.revision += 1

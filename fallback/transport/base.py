@@ -17,7 +17,7 @@ from requests.utils import select_proxy, should_bypass_proxies
 
 from fallback.core.errors import FailureKind, Phase, TransportError
 from fallback.core.hosts import is_loopback
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.providers.base import WireRequest
 
 __all__ = [
@@ -48,7 +48,7 @@ class Last(bytes):
     __slots__ = ()
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """Status and headers of a response; header names in lower case, repeated ones joined by a comma."""
 
@@ -95,7 +95,10 @@ class Response(Protocol):
     head: Head
 
     def read(self, limit_s: float) -> bytes:
-        """Return the next bytes as they arrive, b"" at the end. Raises TransportError, after `limit_s` at the latest."""
+        """Return the next bytes as they arrive, b"" at the end. Raises TransportError, after `limit_s` at the latest.
+
+        Bytes that none follow may be a `Last`.
+        """
 
     def close(self) -> None:
         """Give the connection back where the body is at its end, else close it. Safe to call twice."""
@@ -128,7 +131,10 @@ class AsyncResponse(Protocol):
     head: Head
 
     async def read(self, limit_s: float) -> bytes:
-        """Return the next bytes as they arrive, b"" at the end. Raises TransportError, after `limit_s` at the latest."""
+        """Return the next bytes as they arrive, b"" at the end. Raises TransportError, after `limit_s` at the latest.
+
+        Bytes that none follow may be a `Last`.
+        """
 
     async def close(self) -> None:
         """Give the connection back where the body is at its end, else close it. Safe to call twice."""

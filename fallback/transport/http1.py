@@ -26,14 +26,23 @@ MAX_FRAMING_BYTES = 2 * MAX_HEADER_BYTES
 MAX_UNREAD_BYTES = 256 * 1024
 """So much of a body is kept for a reader who does not come; then reading from the connection pauses."""
 
+MAX_KNOWN_NAME = 64
+"""Longer names of headers are not remembered."""
+
 _NO_BODY = frozenset({204, 304})
 _LOST = "the connection was closed"
 
 
-@functools.lru_cache(maxsize=512)
+def _lower(name: bytes) -> str:
+    return name.decode("latin-1").lower()
+
+
+_known_lower = functools.lru_cache(maxsize=512)(_lower)
+
+
 def _key(name: bytes) -> str:
     """Return a header's name as it is looked for."""
-    return name.decode("latin-1").lower()
+    return _known_lower(name) if len(name) <= MAX_KNOWN_NAME else _lower(name)
 
 
 class Reply:
@@ -68,7 +77,10 @@ class Reply:
             raise self._failure
 
     async def read(self, limit_s: float) -> bytes:
-        """Return the next bytes as they arrive, as Last where they are, b"" at the end. Raises TransportError, again and again once it did."""
+        """Return the next bytes as they arrive; as Last where none follow, b"" at the end.
+
+        Raises TransportError, again and again once it did.
+        """
         if self._closed:
             raise TransportError(FailureKind.CANCELLED, Phase.BODY, "the response was closed")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import field
 
@@ -11,9 +12,11 @@ from starlette.types import Scope, Send
 
 from fallback.api.attend import LINE_KEY, MARKS_KEY
 from fallback.api.encode import json_text
-from fallback.core.values import value
+from fallback.core.values import valueclass
 
 __all__ = ["Reply", "json_bytes"]
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def json_bytes(value: object) -> bytes:
@@ -27,14 +30,14 @@ def json_bytes(value: object) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _line(name: str, value: str) -> bytes:
-    """Return one header as it is sent. Raises ValueError where it would be more than one."""
+    """Return one header as it is sent. Raises ValueError where it is none, or more than one."""
     line = f"{name}: {value}".encode("latin-1")
-    if b"\r" in line or b"\n" in line:
-        raise ValueError("a header holds a line end")
+    if _CONTROL.search(line):
+        raise ValueError("a header holds a line end or another control character")
     return line + b"\r\n"
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """Status, headers and body."""
 
@@ -45,7 +48,7 @@ class Reply:
     def sent_at_once(self, scope: Scope) -> bool:
         """Send it over the connection of `scope` itself; False, and nothing sent, where that cannot be."""
         line, marks = scope["state"].get(LINE_KEY), scope["state"].get(MARKS_KEY)
-        if line is None or marks is None or self.status == 204:
+        if line is None or marks is None or self.status == 204 or "connection" in self.headers:
             return False
         headers = [
             b"cache-control: no-store\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"

@@ -15,7 +15,7 @@ from typing import Any
 
 from fallback.core.errors import RequestError
 from fallback.core.models import ChatRequest
-from fallback.core.values import value
+from fallback.core.values import valueclass
 from fallback.intake import MAX_TOKENS, chat_request
 
 __all__ = ["DEADLINE_HEADER", "Wanted", "wanted"]
@@ -29,7 +29,7 @@ _READ_HERE = frozenset({"model", "messages", "temperature", "max_tokens", "strea
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a caller wants."""
 
