@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -245,7 +246,7 @@ def _most(gateway: Gateway, folder: Path, seconds: float) -> float:
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
         'wrk.body = \'{"model":"small","messages":[{"role":"user","content":"Where?"}]}\'\n'
     )
-    command = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", "-s", str(script)]
+    command = ["wrk", "-t1", "-c32", f"-d{math.ceil(seconds)}s", "-s", str(script)]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{gateway.port}{gateway.path}"],
         capture_output=True,
