@@ -165,6 +165,29 @@ def test_stream_that_is_left_lying_in_the_middle_ends_its_call(tenant: Tenant) -
     asyncio.run(scenario())
 
 
+def test_stream_that_is_collected_under_a_lock_waits_for_none(tenant: Tenant) -> None:
+    tenant.always(HANGS["in the middle of the text"])
+    wiring, lines = wired(tenant)
+    with ModelRouter(wiring) as router:
+
+        def leave() -> None:
+            stream = router.stream("Hi")
+            next(event for event in stream if isinstance(event, Delta))
+            ring: list[object] = [stream]
+            ring.append(ring)
+
+        def collect() -> None:
+            with wiring.context.roster._lock:  # as where an object is made in the middle of a decision
+                gc.collect()
+
+        leave()
+        collector = threading.Thread(target=collect, daemon=True)
+        collector.start()
+        collector.join(timeout=10.0)
+        assert not collector.is_alive()
+    check_ended(tenant, wiring, lines)  # the end of the router waits for it
+
+
 def test_stream_that_somebody_still_holds_ends_with_its_router(tenant: Tenant) -> None:
     tenant.always(HANGS["in the middle of the text"])
     wiring, lines = wired(tenant)

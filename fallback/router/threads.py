@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any, Self
 
 from fallback.core.errors import TransportError
@@ -16,7 +18,47 @@ from fallback.transport import Cancellation, Response, Transport
 
 __all__ = ["AnswerStream", "ModelRouter"]
 
+LEAVINGS_S = 2.0
+"""How long the end of a router waits for the ends of streams that were left in the middle."""
+
 Sleeper = Callable[[float], object]
+
+
+class _Leavings:
+    """Ends the streams that were left in the middle, on a thread of its own.
+
+    They are collected wherever an object is made, under any lock of this program, and ending one takes those locks.
+    """
+
+    def __init__(self) -> None:
+        self._left: SimpleQueue[Generator[Event, None, None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, stream: AnswerStream, events: Generator[Event, None, None]) -> weakref.finalize[Any, Any]:
+        """See that `events` come to their end once `stream` is gone."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=_end_all, args=(self._left,), name="fallback-leavings", daemon=True
+                )
+                self._thread.start()
+        watched = weakref.finalize(stream, self._left.put, events)
+        watched.atexit = False
+        return watched
+
+    def close(self) -> None:
+        """End what has been left so far, and then the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._left.put(None)
+            thread.join(LEAVINGS_S)
+
+
+def _end_all(left: SimpleQueue[Generator[Event, None, None] | None]) -> None:
+    while (events := left.get()) is not None:
+        events.close()
 
 
 class AnswerStream(Iterator[Event]):
@@ -27,16 +69,31 @@ class AnswerStream(Iterator[Event]):
     """
 
     def __init__(
-        self, exchange: Exchange, transport: Transport, probe: BeginProbe, sleep: Sleeper | None = None
+        self,
+        exchange: Exchange,
+        transport: Transport,
+        probe: BeginProbe,
+        sleep: Sleeper | None = None,
+        leavings: _Leavings | None = None,
     ) -> None:
+        """`leavings` sees to its end where the caller does not; None: the caller does."""
         self.request_id = exchange.request.request_id
         self._cancellation = Cancellation()
         self._events = _drive(
             exchange, transport, self._cancellation, sleep or self._cancellation.sleep, probe
         )
+        self._watched = None if leavings is None else leavings.watch(self, self._events)
 
     def __next__(self) -> Event:
-        return next(self._events)
+        try:
+            return next(self._events)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        if self._watched is not None:
+            self._watched.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +108,7 @@ class AnswerStream(Iterator[Event]):
             self._events.close()
         except ValueError:
             return  # another thread is inside: it notices the cancellation by itself
+        self._forget()
 
 
 def _drive(
@@ -119,6 +177,7 @@ class ModelRouter(BaseRouter):
         self._transport = transport or self.wiring.transport()
         self._sleep = sleep
         self._probes: dict[threading.Thread, Cancellation] = {}
+        self._leavings = _Leavings()
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +223,7 @@ class ModelRouter(BaseRouter):
     def ask(self, request: ChatRequest) -> AnswerStream:
         """Return the events of the answer to `request`. Raises UnknownModelError."""
         exchange = self._exchange(request, live=True)
-        return AnswerStream(exchange, self._transport, self._begin_probe, self._sleep)
+        return AnswerStream(exchange, self._transport, self._begin_probe, self._sleep, self._leavings)
 
     def _begin_probe(self, permit: Permit) -> None:
         course, cancellation = self._probe_course(permit), Cancellation()
@@ -197,5 +256,6 @@ class ModelRouter(BaseRouter):
         for cancellation in tuple(self._probes.values()):
             cancellation.cancel()
         self._transport.close()
+        self._leavings.close()
         if self._owns:
             self.wiring.close()
