@@ -284,9 +284,9 @@ class Decoder:
             else:
                 self._skipped += 1
             return None
-        plain = type(chunk) is dict and "choices" in chunk and "error" not in chunk  # as nearly all are
-        if event.event == "error" or (not plain and error_fields(chunk) is not None):
-            self._error(error_fields(chunk) or ErrorFields())
+        fields = error_fields(chunk)
+        if event.event == "error" or fields is not None:
+            self._error(fields or ErrorFields())
             return None
         if not isinstance(chunk, dict):
             self._skipped += 1

@@ -39,10 +39,7 @@ def without_key(text: str, key: str, *, limit: int) -> str:
 
 def _one_line(text: str, key: str, limit: int) -> str:
     # Before the cut, which would leave a part of the key that no longer matches.
-    if key and key in text:
-        text = text.replace(key, _MASK)
-    if len(text) > limit:
-        text = text[:limit]
+    text = (text.replace(key, _MASK) if key else text)[:limit]
     if text.isprintable() and "  " not in text and text.strip() == text:
         return text  # nearly every one
     return " ".join(_CONTROL.sub(" ", text).split())
