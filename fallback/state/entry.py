@@ -21,6 +21,7 @@ __all__ = [
     "Value",
     "checked_by",
     "checked_key",
+    "checked_merge",
     "checked_value",
     "decoded_value",
     "encoded_value",
@@ -137,6 +138,14 @@ def checked_value(value: Value) -> Value:
     """Return a copy of `value` as it comes back from a store. Raises ValueError where it is no JSON object."""
     text = encoded_value(value)
     return None if text is None else decoded_value(text)
+
+
+def checked_merge(merge: Merge, existing: Entry | None, value: Value) -> Value:
+    """Return what `merge` makes of `existing` and `value`, which has been checked. Raises ValueError as `checked_value` does."""
+    merged = merge(existing, value)
+    if merged is value or (existing is not None and merged is existing.value):
+        return merged
+    return checked_value(merged)
 
 
 def encoded_value(value: Value) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from fallback.state.entry import Entry, Merge, Value, checked_by, checked_key, checked_value
+from fallback.state.entry import Entry, Merge, Value, checked_by, checked_key, checked_merge, checked_value
 
 __all__ = ["Ledger", "Put", "settle"]
 
@@ -66,9 +66,7 @@ class Ledger:
         key, value, at = checked_key(key), checked_value(value), self._wall()
         with self.lock:
             existing = self._entries.get(key)
-            merged = self.merge(existing, value)
-            if merged is not value and (existing is None or merged is not existing.value):
-                merged = checked_value(merged)
+            merged = checked_merge(self.merge, existing, value)
             if existing is not None and merged == existing.value != value:
                 return False
             entry = Entry(key=key, value=merged, by=checked_by(by), at=at, revision=0, origin=self.instance)

@@ -21,6 +21,7 @@ from fallback.state.entry import (
     Value,
     checked_by,
     checked_key,
+    checked_merge,
     checked_value,
     keep_latest,
 )
@@ -85,9 +86,7 @@ class MemoryStateStore:
         board = self._board
         with board.lock:
             existing = board.entries.get(key)
-            merged = self._merge(existing, value)
-            if merged is not value and (existing is None or merged is not existing.value):
-                merged = checked_value(merged)
+            merged = checked_merge(self._merge, existing, value)
             if existing is not None and merged == existing.value != value:
                 return
             board.revision += 1
