@@ -147,7 +147,7 @@ class Roster(Controls):
                 )
             pair = (slot.breakers.whole, slot.breakers.models[candidate.model])
             if pair[0].phase is _READY and pair[1].phase is _READY:
-                return self._permit(slot, candidate, probe=False)  # as it nearly always is
+                return self._permit(slot, candidate)  # as it nearly always is
             closed = [breaker for breaker in pair if breaker.admission(now) is _CLOSED]
             if closed and not force and not (panic and all(b.phase is Phase.COOLING_DOWN for b in closed)):
                 return closed_by(slot, candidate, closed, now)
@@ -294,11 +294,12 @@ class Roster(Controls):
         whole, model = slot.breakers.whole, slot.breakers.models[candidate.model]
         # Whoever passes one that is closed does so in a panic or by hand, and is no probe of the other.
         open_to_probes = _CLOSED not in {whole.admission(now), model.admission(now)}
-        of_provider = open_to_probes and whole.reserve(self._permits + 1, now)
-        of_model = open_to_probes and model.reserve(self._permits + 1, now)
-        return self._permit(slot, candidate, probe=of_provider or of_model)
+        permit = self._permit(slot, candidate)
+        of_provider = open_to_probes and whole.reserve(permit.id, now)
+        of_model = open_to_probes and model.reserve(permit.id, now)
+        return replace(permit, probe=True) if of_provider or of_model else permit
 
-    def _permit(self, slot: Slot, candidate: Candidate, *, probe: bool) -> Permit:
+    def _permit(self, slot: Slot, candidate: Candidate) -> Permit:
         self._permits += 1
         breakers = self._open[self._permits] = slot.breakers
         return Permit(
@@ -306,7 +307,7 @@ class Roster(Controls):
             candidate=candidate,
             provider_generation=breakers.whole.generation,
             model_generation=breakers.models[candidate.model].generation,
-            probe=probe,
+            probe=False,
             drilled=slot.simulation is not None,
         )
 
