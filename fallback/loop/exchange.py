@@ -32,9 +32,9 @@ from fallback.loop.commands import Command, Probe, RoutingContext, Sleep
 from fallback.loop.continuation import continued
 from fallback.loop.delivery import Delivery
 from fallback.loop.ending import ending_of
-from fallback.loop.reports import attempt_report, record_attempt
+from fallback.loop.reports import attempt_report, line_of, record_attempt
 from fallback.providers.decode import Decoded
-from fallback.usage_log import Line, attempt_line, request_line
+from fallback.usage_log import Line, request_line
 
 __all__ = ["Exchange"]
 
@@ -196,16 +196,8 @@ class Exchange:
         )
         previous = self._reports[-1] if self._reports and step.role is Role.FAILOVER else None
         self._reports.append(report)
-        line = attempt_line(
-            request_id=self.request.request_id,
-            source=self.request.source,
-            route=self.request.model,
-            report=report,
-            previous=previous,
-            stream=self._live,
-            drill=call.drilled,
-            cooldown_s=settlement.cooldown_s,
-            disabled=settlement.disabled,
+        line = line_of(
+            self.request, report, settlement, stream=self._live, drill=call.drilled, previous=previous
         )
         if failure is None and not changes:
             self._unwritten.append(line)

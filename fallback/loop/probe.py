@@ -18,9 +18,8 @@ from fallback.core.policy import judge
 from fallback.core.roster import Permit
 from fallback.loop.call import Call
 from fallback.loop.commands import Aside, Command, RoutingContext, Sleep
-from fallback.loop.reports import attempt_report, record_attempt
+from fallback.loop.reports import attempt_report, line_of, record_attempt
 from fallback.providers.decode import Decoded
-from fallback.usage_log import attempt_line
 
 __all__ = ["ProbeCourse"]
 
@@ -138,14 +137,5 @@ class ProbeCourse:
                 permit, first_token_s=None, headroom=outcome.headroom, now=now
             )
         report = attempt_report(context, self._step, call, outcome, started=call.began, now=now)
-        line = attempt_line(
-            request_id=self._request.request_id,
-            source=self._request.source,
-            route=self._request.model,
-            report=report,
-            stream=False,
-            drill=call.drilled,
-            cooldown_s=settlement.cooldown_s,
-            disabled=settlement.disabled,
-        )
+        line = line_of(self._request, report, settlement, stream=False, drill=call.drilled)
         record_attempt(context, line, changes, self._request.request_id)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fallback.core.models import AttemptReport, Failure
+from fallback.core.models import AttemptReport, ChatRequest, Failure
 from fallback.core.plan import Try
-from fallback.core.roster import StateChange
+from fallback.core.roster import Settlement, StateChange
 from fallback.loop.call import Call
 from fallback.loop.commands import RoutingContext
 from fallback.loop.states import change_lines
 from fallback.providers.decode import Decoded
-from fallback.usage_log import Line
+from fallback.usage_log import Line, attempt_line
 
-__all__ = ["attempt_report", "record_attempt"]
+__all__ = ["attempt_report", "line_of", "record_attempt"]
 
 
 def attempt_report(
@@ -54,6 +54,29 @@ def attempt_report(
         finish_reason=decoded.choices[0].finish_reason if decoded else None,
         skipped_events=decoded.skipped_events if decoded else 0,
         provider_request_id=decoded.provider_request_id if decoded else None,
+    )
+
+
+def line_of(
+    request: ChatRequest,
+    report: AttemptReport,
+    settlement: Settlement,
+    *,
+    stream: bool,
+    drill: bool,
+    previous: AttemptReport | None = None,
+) -> Line:
+    """Return the line of the usage log for an attempt of `request`; see `attempt_line`."""
+    return attempt_line(
+        request_id=request.request_id,
+        source=request.source,
+        route=request.model,
+        report=report,
+        previous=previous,
+        stream=stream,
+        drill=drill,
+        cooldown_s=settlement.cooldown_s,
+        disabled=settlement.disabled,
     )
 
 
