@@ -148,17 +148,22 @@ def test_cancelling_the_task_ends_the_call_at_once(tenant: Tenant, where: str, l
     asyncio.run(scenario())
 
 
+async def begun(router: AsyncModelRouter) -> AsyncAnswerStream:
+    """Return a stream whose first words have come."""
+    stream = router.stream("Hi")
+    async for event in stream:
+        if isinstance(event, Delta):
+            break
+    return stream
+
+
 def test_stream_that_is_left_lying_in_the_middle_ends_its_call(tenant: Tenant) -> None:
     tenant.always(HANGS["in the middle of the text"])
     wiring, lines = wired(tenant)
 
     async def scenario() -> None:
         async with AsyncModelRouter(wiring) as router:
-            stream = router.stream("Hi")
-            async for event in stream:
-                if isinstance(event, Delta):
-                    break
-            del stream
+            await begun(router)
             gc.collect()
             await asyncio.to_thread(check_ended, tenant, wiring, lines)
 
@@ -194,10 +199,7 @@ def test_stream_that_somebody_still_holds_ends_with_its_router(tenant: Tenant) -
 
     async def scenario() -> AsyncAnswerStream:
         async with AsyncModelRouter(wiring) as router:
-            stream = router.stream("Hi")
-            async for event in stream:
-                if isinstance(event, Delta):
-                    break
+            stream = await begun(router)
         check_ended(tenant, wiring, lines)
         return stream
 

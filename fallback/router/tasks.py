@@ -122,15 +122,14 @@ class AsyncAnswerStream(AsyncIterator[Event]):
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._waits = True
+        event: Event | None = None
         try:
             event = await self._drive.go_on()
-        except BaseException:
-            self._loop = None
-            raise
         finally:
             self._waits = False
+            if event is None:  # it is over, however that came about
+                self._loop = None
         if event is None:
-            self._loop = None
             raise StopAsyncIteration
         return event
 
