@@ -10,6 +10,9 @@ over or signed out.
     GET  /sign-in/with/PROVIDER   to the OpenID provider, and back by /oauth2callback (`openid`)
     POST /sign-out
 
+The API passes without a cookie, and says nothing of compression to Streamlit, which would compress its answers: without the dashboard
+nobody does, and a stream loses its liveness to it.
+
 Forgery: a form of another site is told by Sec-Fetch-Site and Origin; the cookie is SameSite=Lax, so what another site sends
 has none. Redirects go to paths of this program alone.
 
@@ -65,12 +68,12 @@ class Doorway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        door = self._door() if scope["type"] != "lifespan" else None
         if scope["type"] == "http" and family_of(scope["path"]) != "page":
-            # Streamlit would compress what the API answers, and a stream would lose its liveness to it; alone it does not.
             scope["headers"] = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
             await self._app(scope, receive, send)
-        elif door is None or not door.guarded:
+            return
+        door = self._door() if scope["type"] != "lifespan" else None
+        if door is None or not door.guarded:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._serve_socket(door, scope, receive, send)
