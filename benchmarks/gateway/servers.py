@@ -198,9 +198,9 @@ def _smg(stack: ExitStack, folder: Path, behind: int, path: str) -> Gateway:
     until = time.monotonic() + START_WITHIN_S
     while time.monotonic() < until:  # it listens before it knows what its worker serves
         if requests.post(f"http://127.0.0.1:{port}{gateway.path}", json=QUESTION, timeout=5).ok:
-            break
+            return gateway
         time.sleep(0.2)
-    return gateway
+    raise SystemExit("smg does not answer")
 
 
 def load(kind: str, gateway: Gateway, **options: Any) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """Counters and histograms whose cells a request moves by plain addition; prometheus-client writes them out.
 
 Theory of operation: the library's own metrics take a lock and check themselves at every step, eight times a request, which is
-a twentieth of what the whole request costs. A cell here belongs to one combination of labels and is looked up once; whoever moves cells holds the lock of all of them, once for everything that a line of the log moves. At a scrape they
-become the library's families, under the same names and in the same text.
+a twentieth of what the whole request costs. A cell here belongs to one combination of labels and is looked up once; whoever moves
+cells holds the lock of all of them, once for everything that a line of the log moves. At a scrape they become the library's
+families, under the same names and in the same text.
 
 https://prometheus.io/docs/instrumenting/writing_clientlibs/
 """
