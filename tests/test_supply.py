@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 
@@ -49,6 +50,13 @@ def test_every_line_pins_one_version(file: pytest.Item) -> None:
         assert specifier.operator == "==", requirement
         assert "*" not in specifier.version, requirement
         assert requirement.url is None, requirement
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_marker_asks_for_the_release_of_a_kernel(file: pytest.Item) -> None:
+    # pip 24.1 to 25, which comes with Python 3.13, ends with InvalidVersion over one such as 6.8.0-45-generic.
+    for requirement in pinned((ROOT / file.name).read_text(encoding="utf-8")):
+        assert not re.search("platform_(release|version)", str(requirement.marker)), requirement
 
 
 def test_everything_that_runs_is_pinned() -> None:
