@@ -102,6 +102,9 @@ def run_curl(example: str, port: str) -> tuple[Any, Any]:
 def test_the_curl_examples_get_the_answers_that_are_told(port: str) -> None:
     answer, _ = run_curl(block("sh", "curl -X POST"), port)
     shown = json.loads(block("json", "{"))
+    # Its words are drawn at random: 7 answers of 400 had more to say of Tokyo.
+    assert shown.pop("response") == "The capital of Japan is Tokyo."
+    assert "Tokyo" in answer["response"]
     assert {name: answer[name] for name in shown} == shown
     completion, headers = run_curl(block("sh", "curl http://localhost:5000/v1/chat/completions"), port)
     assert "Tokyo" in completion["choices"][0]["message"]["content"]
