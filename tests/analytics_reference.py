@@ -1,7 +1,7 @@
 """Every figure of the analytics once more, by brute force: plain loops and dicts over the lines as `usage_log.read` gives them.
 
-It shares nothing with the engine but the definitions of docs/analytics.md: no database, no frames, no sums kept from one
-question to the next. Where a definition leaves room, the sentence that it stands on is quoted beside the code. Rows are
+It shares nothing with the engine but the definitions of docs/analytics.md: no frames, no sums kept from one question to the
+next, and a database for what the definitions leave to it alone, a value of a wrong type. Where a definition leaves room, the sentence that it stands on is quoted beside the code. Rows are
 dicts by column name; instants are Unix microseconds, a missing value is None.
 """
 
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from fallback.analytics import Filters, Window
 from fallback.usage_log import Record, read
@@ -88,7 +90,6 @@ MICRO = 1_000_000
 MOST = 10**9
 """Seconds and counts beyond it count as left out, as do negative ones."""
 MOST_USD = 1e6
-WRITTEN = re.compile(r"\d+(\.\d+)?")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -171,26 +172,31 @@ def text(fields: Mapping[str, object], name: str) -> str | None:
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+@cache
+def cast(value: str, kind: str) -> int | float | bool | None:
+    """What the database takes for a value of that kind where `value`, a text of JSON, stands in its place."""
+    found = duckdb.execute(f'SELECT TRY(json_transform(?, \'["{kind}"]\'))', [f"[{value}]"]).fetchone()
+    assert found is not None
+    return None if found[0] is None else found[0][0]
+
+
 def whole(fields: Mapping[str, object], name: str) -> int | None:
     value = fields.get(name)
-    if isinstance(value, str) and WRITTEN.fullmatch(value) and float(value).is_integer():
-        value = int(float(value))
-    right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
-    return value if right and isinstance(value, int) else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        value = cast(json.dumps(value), "BIGINT")
+    return int(value) if value is not None and 0 <= value <= MOST else None
 
 
 def number(fields: Mapping[str, object], name: str, most: float = MOST) -> float | None:
-    """A number that is written as a text counts."""
     value = fields.get(name)
-    if isinstance(value, str) and WRITTEN.fullmatch(value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        return None
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        value = cast(json.dumps(value), "DOUBLE")
+    return float(value) if value is not None and 0 <= value <= most else None
 
 
 def flag(fields: Mapping[str, object], name: str) -> bool:
-    return fields.get(name) is True
+    value = fields.get(name)
+    return value if isinstance(value, bool) else bool(cast(json.dumps(value), "BOOLEAN"))
 
 
 def instant_us(value: object) -> int | None:

@@ -395,6 +395,29 @@ def growth(source: Path, folder: Path, draw: Random) -> Iterator[str]:
     yield "last"
 
 
+# Values of a wrong type
+
+ODD = (
+    *("true", "false", "1", "0", "2", "-1", "1.5", "0.4", "-0.4", "2.5", "1e3", "1e400", "null", "[1]", "{}"),
+    *(f'"{text}"' for text in ("true", "no", "t", "1", "1.5", " 7", "0x10", "1_0", "inf", "NaN", "", "x")),
+    *(str(sign * 2**power) for power in (31, 53, 63, 64, 65) for sign in (1, -1)),
+)
+"""As JSON."""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["read by the database", "read one by one"])
+def test_values_of_a_wrong_type_count_as_what_they_are_cast_to(tmp_path: Path, end: str) -> None:
+    names = ("attempts", "failovers", "input_tokens", "duration_s", "cost_usd", "drill", "rescued")
+    line = '{"schema":1,"ts":"2026-11-21T10:00:%02d.000Z","kind":"request","outcome":"ok","%s":%s}' + end
+    text = "".join(line % (place, name, odd) for name in names for place, odd in enumerate(ODD))
+    (tmp_path / "usage.log").write_text(text, encoding="utf-8", newline="")
+    begin = datetime(2026, 11, 21, 10, tzinfo=UTC).timestamp()
+    with Analytics(tmp_path, cache=tmp_path / "cache.duckdb", wall=lambda: WALL) as engine:
+        engine.refresh()
+        reference = compare(engine, tmp_path, [everything(begin, begin + 60)])
+    assert len(reference.requests) == len(names) * len(ODD)
+
+
 # Logs of any sort
 
 HYPOTHESIS = settings(

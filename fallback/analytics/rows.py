@@ -182,7 +182,7 @@ def _plain(value: object) -> str | int | float | bool | None:
         case str():
             return value if value.isascii() else as_text(value)
         case int():
-            return value if abs(value) < 2**63 else None
+            return value if -(2**63) <= value < 2**64 else None
         case float():
             return value if math.isfinite(value) else None
         case list() | dict():
