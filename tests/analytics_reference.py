@@ -175,7 +175,7 @@ def text(fields: Mapping[str, object], name: str) -> str | None:
 @cache
 def cast(value: str, kind: str) -> int | float | bool | None:
     """What the database takes for a value of that kind where `value`, a text of JSON, stands in its place."""
-    found = duckdb.execute(f'SELECT TRY(json_transform(?, \'["{kind}"]\'))', [f"[{value}]"]).fetchone()
+    found = duckdb.execute(f"SELECT TRY(json_transform(?, '[\"{kind}\"]'))", [f"[{value}]"]).fetchone()
     assert found is not None
     return None if found[0] is None else found[0][0]
 
@@ -572,8 +572,8 @@ class Reference:
     def lines_table(self, request_id: str) -> list[Row]:
         found: list[Row] = []
         for record in read(self.folder):
-            if record.fields is not None and record.fields.get("request_id") == request_id:
-                raw = (self.folder / record.file).read_bytes()[record.offset :].partition(b"\n")[0]
+            if record.fields is not None and text(record.fields, "request_id") == request_id:
+                raw = (self.folder / record.file).read_bytes()[record.offset :].partition(b"\n")[0].rstrip(b"\r")
                 found.append(
                     {"file": record.file, "line": record.line, "text": raw.decode("utf-8", "replace")}
                 )

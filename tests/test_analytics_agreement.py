@@ -418,6 +418,25 @@ def test_values_of_a_wrong_type_count_as_what_they_are_cast_to(tmp_path: Path, e
     assert len(reference.requests) == len(names) * len(ODD)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["read by the database", "read one by one"])
+def test_lines_of_a_request_are_shown_whatever_they_are(tmp_path: Path, end: str) -> None:
+    line = '{"schema":%s,"ts":"2026-11-21T10:00:%02d.000Z","kind":%s,"request_id":%s,"instance":"a"%s}' + end
+    told = (
+        *((1, '"request"', "2", ',"outcome":"ok"'), (1, '"lunch"', '"2"', ""), (1, "15538084406393896960", '"2"', "")),
+        *((2, '"request"', "2", ',"outcome":"ok"'), (1, '"state"', '"2"', ',"from":"off","to":"on"')),
+        *((1, '"attempt"', '"3"', ',"outcome":"ok"'), (1, '"attempt"', '""', "")),
+    )  # fmt: skip
+    text = "".join(line % (schema, place, *rest) for place, (schema, *rest) in enumerate(told))
+    (tmp_path / "usage.log").write_text(text, encoding="utf-8", newline="")
+    begin = datetime(2026, 11, 21, 10, tzinfo=UTC).timestamp()
+    with Analytics(tmp_path, cache=tmp_path / "cache.duckdb", wall=lambda: WALL) as engine:
+        engine.refresh()
+        compare(engine, tmp_path, [everything(begin, begin + 60)])
+        assert analytics.lines(engine, "2").line.tolist() == [1, 2, 3, 4, 5]
+        assert analytics.lines(engine, "2", ["a"]).line.tolist() == [1, 2, 3, 4, 5]
+        assert analytics.lines(engine, "2", ["b"]).empty
+
+
 # Logs of any sort
 
 HYPOTHESIS = settings(

@@ -139,7 +139,7 @@ def _instances(instances: Sequence[str]) -> dict[str, object]:
 
 
 def lines(analytics: Analytics, request_id: str, instances: Sequence[str] = ()) -> pd.DataFrame:
-    """Return file, line, text: the lines of the log that name the request, as they stand there.
+    """Return file, line, text: the lines of the log that name the request, as they stand there, also those that make no sense.
 
     With `instances` those that they wrote alone. In the order of the log; bytes that are no UTF-8 as U+FFFD. A line whose file was deleted meanwhile is left out.
     Raises CacheError.
@@ -147,7 +147,7 @@ def lines(analytics: Analytics, request_id: str, instances: Sequence[str] = ()) 
     found = analytics.ask(
         f"""SELECT device, inode, line FROM (
                 SELECT file, line FROM entries WHERE request_id = $request_id{_of(instances)}
-                UNION SELECT file, line FROM mentions WHERE request_id = $request_id
+                UNION SELECT file, line FROM mentions WHERE request_id = $request_id{_of(instances)}
             ) AS places JOIN files ON files.id = places.file
             ORDER BY places.file, line LIMIT {_MOST_LINES}""",
         {"request_id": request_id} | _instances(instances),

@@ -45,7 +45,7 @@ __all__ = [
     "unread",
 ]
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised with every change of a table or of what goes into it; a cache of another version is made anew."""
 
 LEVELS_S: Final = (900, 3_600)
@@ -114,7 +114,7 @@ _OTHER_TABLES = """
         reason VARCHAR, length_s DOUBLE
     );
     CREATE TABLE problems (file INTEGER, line BIGINT, reason VARCHAR);
-    CREATE TABLE mentions (request_id VARCHAR, file INTEGER, line BIGINT);
+    CREATE TABLE mentions (request_id VARCHAR, instance VARCHAR, file INTEGER, line BIGINT);
     CREATE SEQUENCE file_ids;
     CREATE TABLE cache_of_usage_log (version INTEGER);
 """
@@ -322,13 +322,17 @@ def unread(connection: DuckDBPyConnection, which: str, most: int) -> list[tuple[
 def refuse(connection: DuckDBPyConnection, which: str) -> None:
     """Make problems of those of the rows for which `which` holds that make no sense.
 
-    Rows of another schema or kind are deleted without a word: they belong to a later version of the log.
+    Rows of another schema or kind are deleted without a word: they belong to a later version of the log. Of all of them it
+    is kept which request they name.
     """
     odd = f"kind NOT IN {_KINDS} AND ({which})"
     [(count,)] = connection.execute(f"SELECT count(*) FROM entries WHERE {odd}").fetchall()
     if count:
         connection.execute(
             f"INSERT INTO problems SELECT file, line, kind FROM entries WHERE kind <> '' AND {odd}"
+        )
+        connection.execute(
+            f"INSERT INTO mentions SELECT request_id, instance, file, line FROM entries WHERE request_id <> '' AND {odd}"
         )
         connection.execute(f"DELETE FROM entries WHERE {odd}")
 
