@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -716,5 +717,6 @@ def test_ssl_sockets_are_woken_by_a_shutdown_of_their_duplicate(certificate: Pat
             running = in_thread(lambda: sock.recv(1))
             time.sleep(0.1)  # until it reads
             held.abort()
-            assert running() == b""
+            with contextlib.suppress(ConnectionResetError):  # what Python 3.13 makes of it now and then
+                assert running() == b""
             held.let_go()
