@@ -4,6 +4,7 @@ import ast
 import asyncio
 import contextlib
 import fcntl
+import gc
 import gzip
 import http.client
 import json
@@ -880,3 +881,28 @@ def test_it_imports_nothing_else_of_the_project() -> None:
                     path.name,
                     name,
                 )
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_connection_made_while_it_stops_is_ended_like_all_others(turns: int) -> None:
+    wrong: list[object] = []
+
+    async def connect_and_stop() -> bytes:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: wrong.append(context))
+        standin = StandIn()
+        await standin.start()
+        with socket.create_connection(("127.0.0.1", standin.port)) as caller:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await standin.stop()
+            assert not standin.connections
+            caller.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):
+                return caller.recv(1)
+        return b""
+
+    assert asyncio.run(connect_and_stop()) == b""
+    gc.collect()
+    assert wrong == []
