@@ -573,7 +573,12 @@ class Reference:
         found: list[Row] = []
         for record in read(self.folder):
             if record.fields is not None and text(record.fields, "request_id") == request_id:
-                raw = (self.folder / record.file).read_bytes()[record.offset :].partition(b"\n")[0].rstrip(b"\r")
+                raw = (
+                    (self.folder / record.file)
+                    .read_bytes()[record.offset :]
+                    .partition(b"\n")[0]
+                    .rstrip(b"\r")
+                )
                 found.append(
                     {"file": record.file, "line": record.line, "text": raw.decode("utf-8", "replace")}
                 )
