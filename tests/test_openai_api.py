@@ -923,6 +923,7 @@ def test_every_other_path_is_404_in_the_same_shape(client: TestClient, path: str
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_url")
     assert path in error["message"]
+    assert "POST /v1/chat/completions and GET /v1/models" in error["message"]
 
 
 # When no provider has an answer
