@@ -89,6 +89,9 @@ def test_start_is_one_line_and_everything_but_the_dashboard_is_served(
             connection, reply = running.request("GET", path)
             assert reply.status == status
             connection.close()
+        connection, reply = running.request("GET", "/chat/completions")
+        assert b"the base URL of an OpenAI client ends in /v1" in reply.read()
+        connection.close()
         status, took_s = running.end()
         assert status == 0
         assert took_s < 8

@@ -265,7 +265,7 @@ _deltas = st.fixed_dictionaries(
         "content": st.sampled_from(["", "a", "b ", None, 7]),
         "role": st.just("assistant"),
         "reasoning": st.just("hm"),
-        "tool_calls": st.just([{"index": 0, "function": {"name": "look", "arguments": "{}"}}]),
+        "tool_calls": st.just([{"index": 0, "id": "c", "function": {"name": "look", "arguments": "{}"}}]),
     },
 )
 _choices = st.fixed_dictionaries(

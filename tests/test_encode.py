@@ -145,6 +145,70 @@ def test_any_text_arrives_as_it_was_and_half_a_character_as_a_question_mark(text
     )
 
 
+CALL: dict[str, Any] = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+# What OpenAI's Python client sends for a message of `chat.completions.stream` that is put back into the conversation.
+PUT_BACK: Message = {
+    "role": "assistant",
+    "content": None,
+    "refusal": None,
+    "annotations": None,
+    "audio": None,
+    "function_call": None,
+    "parsed": None,
+    "tool_calls": [{**CALL, "index": 0, "function": {**CALL["function"], "parsed_arguments": {}}}],
+}
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_null_members_of_an_answer_put_back_are_left_out(kind: Any) -> None:
+    sent = body(kind(settings_of()), messages=(HELLO, PUT_BACK))["messages"]
+    assert sent[0] == HELLO
+    assert sorted(sent[1]) == ["content", "role", "tool_calls"]
+    assert sent[1]["content"] is None
+
+
+def test_groq_gets_of_an_answer_put_back_what_it_knows() -> None:
+    theirs: Message = {
+        "role": "assistant",
+        "content": "Tokyo.",
+        "name": "bot",
+        "reasoning": "easy",
+        "reasoning_content": "easy",
+        "annotations": [],
+        "model": "other",
+        "tool_calls": [],
+    }
+    groq = GroqProvider(settings_of())
+    sent = body(groq, messages=(HELLO, theirs, PUT_BACK))["messages"]
+    assert sent[1] == {"role": "assistant", "content": "Tokyo.", "name": "bot", "reasoning": "easy"}
+    assert sent[2] == {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert body(OpenAICompatibleProvider(settings_of()), messages=(theirs,))["messages"] == [theirs]
+
+
+def test_groq_is_told_a_refusal_as_the_text_that_it_was() -> None:
+    refused: Message = {"role": "assistant", "content": None, "refusal": "I will not."}
+    sent = body(GroqProvider(settings_of()), messages=(refused,))["messages"]
+    assert sent == [{"role": "assistant", "content": "I will not."}]
+
+
+def test_what_is_no_answer_and_what_is_no_function_reaches_groq_as_it_is() -> None:
+    asked: Message = {"role": "user", "content": "Hello", "refusal": None}
+    custom = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
+    called: Message = {"role": "assistant", "content": None, "tool_calls": [custom, 3]}
+    assert body(GroqProvider(settings_of()), messages=(asked, called))["messages"] == [asked, called]
+
+
+def test_groq_is_asked_for_an_answer_in_a_schema_in_one_piece() -> None:
+    schema = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}
+    groq = body(GroqProvider(settings_of()), extra=schema)
+    assert groq["stream"] is False
+    assert "stream_options" not in groq
+    assert groq["response_format"] == schema["response_format"]
+    assert body(GroqProvider(settings_of()), extra={"response_format": {"type": "json_object"}})["stream"]
+    assert body(GroqProvider(settings_of()), extra={"response_format": "json_schema"})["stream"]
+    assert body(TogetherProvider(settings_of()), extra=schema)["stream"] is True
+
+
 def test_the_key_stands_in_the_authorization_header_and_nowhere_else() -> None:
     for kind in REMOTE:
         provider = kind(settings_of(headers={"X-Title": "t"}))

@@ -253,7 +253,10 @@ def test_every_kind_of_message_reaches_the_provider(client: TestClient, standin:
         {"role": "assistant", "content": None, "refusal": "No."},
         {"role": "user", "content": ""},
     ]
+    assert ask(client, messages=messages, model="together_llama").status_code == 200
+    assert standin.tenant("together_llama").last_requests[0].body["messages"] == messages
     assert ask(client, messages=messages).status_code == 200
+    messages[5] = {"role": "assistant", "content": "No."}  # Groq knows no refusals
     assert standin.tenant("groq_llama").last_requests[0].body["messages"] == messages
 
 
@@ -920,6 +923,7 @@ def test_every_other_path_is_404_in_the_same_shape(client: TestClient, path: str
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_url")
     assert path in error["message"]
+    assert "POST /v1/chat/completions and GET /v1/models" in error["message"]
 
 
 # When no provider has an answer

@@ -184,8 +184,30 @@ def test_structured_answers_are_parsed(client: OpenAI, standin: StandInThread) -
     standin.tenant("groq_llama").configure(text='{"name": "Tokyo"}')
     completion = client.chat.completions.parse(model="auto", messages=ASKED, response_format=City)
     assert completion.choices[0].message.parsed == City(name="Tokyo")
+    assert (completion.model_extra or {})["fallback"]["provider"] == "groq_llama"
     sent = standin.tenant("groq_llama").last_requests[-1].body["response_format"]
     assert (sent["type"], sent["json_schema"]["name"]) == ("json_schema", "City")
+    with client.chat.completions.stream(model="auto", messages=ASKED, response_format=City) as stream:
+        streamed = stream.get_final_completion()
+    assert streamed.choices[0].message.parsed == City(name="Tokyo")
+    assert streamed.model == "model-a"
+
+
+def test_answers_are_put_back_into_the_conversation_as_the_client_keeps_them(
+    client: OpenAI, standin: StandInThread
+) -> None:
+    tools: Any = [
+        {"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS_ASKED
+    ]
+    options: dict[str, Any] = {"model": "auto", "tools": tools, "tool_choice": "required"}
+    with client.chat.completions.stream(messages=ASKED, **options) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    plain = client.chat.completions.create(model="auto", messages=ASKED).choices[0].message
+    parsed = client.chat.completions.parse(messages=ASKED, **options).choices[0].message
+    for message in (streamed, plain, plain.model_dump(), parsed):
+        messages: Any = [*ASKED, message, *ASKED]
+        completion = client.chat.completions.create(model="auto", messages=messages)
+        assert (completion.model_extra or {})["fallback"]["provider"] == "groq_llama"
 
 
 def test_further_parameters_reach_the_provider(client: OpenAI, standin: StandInThread) -> None:

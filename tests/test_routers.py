@@ -694,6 +694,27 @@ def test_a_provider_that_is_asked_plainly_has_one_limit_for_the_whole_answer(sta
     assert answer.latency_s == pytest.approx(30.0)
 
 
+def test_groq_is_asked_plainly_for_a_schema_and_that_teaches_nothing_about_streams(stage: Stage) -> None:
+    groq = ProviderSettings(
+        name="a",
+        type="groq",
+        endpoint="http://a.invalid/v1/chat/completions",
+        models=(ModelSettings(name="a-model"),),
+        needs_key=False,
+    )
+    quick, whole = Reply.text("Hello", after_s=0.2), json_after(25.0)
+    scene = stage(*[quick] * 20, *[whole] * 5, Reply.silent(), json_after(31.0), providers=[groq, "b"])
+    scene.script.add("b", Reply.text("Hi"), Reply.text("Hi"))
+    schema = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}
+    nothing: dict[str, Any] = {}
+    for extra in [nothing] * 20 + [schema] * 5:
+        assert scene.asking.invoke(extra=extra).provider == "a"
+    assert [body["stream"] for _, body in scene.script.calls] == [True] * 20 + [False] * 5
+    assert scene.asking.invoke().latency_s == pytest.approx(2.0)
+    scene.wiring.switchboard.end_cooldown("a", by="test")
+    assert scene.asking.invoke(extra=schema).latency_s == pytest.approx(30.0)
+
+
 def test_a_malformed_event_of_a_good_stream_is_skipped_and_counted(stage: Stage) -> None:
     body = list(Reply.text("Hel", "lo").body)
     scene = stage(

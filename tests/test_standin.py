@@ -303,6 +303,35 @@ def test_a_prefill_is_gone_on_from_ignored_or_refused(tenant: Tenant) -> None:
     assert raw(tenant, ask() | {"messages": messages}).status == 400
 
 
+def test_groq_refuses_what_it_does_not_know_in_an_answer_and_a_stream_that_keeps_to_a_schema(
+    tenant: Tenant,
+) -> None:
+    call: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    known: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "reasoning": "r",
+        "name": "n",
+        "tool_calls": [call],
+    }
+    schema = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}
+
+    def status(answer: dict[str, Any], **more: Any) -> int:
+        messages = [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]
+        return raw(tenant, ask(**more) | {"messages": messages}).status
+
+    assert status(known, **schema) == status(known, stream=True) == 200
+    unknown = [
+        known | {"refusal": None},
+        known | {"tool_calls": [call | {"index": 0}]},
+        known | {"tool_calls": [call | {"function": call["function"] | {"parsed_arguments": {}}}]},
+    ]
+    assert [status(answer) for answer in unknown] == [400] * 3
+    assert status(known, stream=True, **schema) == 400
+    tenant.configure(dialect="together")
+    assert [status(answer, stream=True, **schema) for answer in unknown] == [200] * 3
+
+
 def test_being_asked_to_continue_goes_on_only_then(tenant: Tenant) -> None:
     begun = " ".join(WORDS[:40])
     assert begun + continued(tenant, begun, "Please go on from exactly there.") == " ".join(WORDS)

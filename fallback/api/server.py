@@ -125,9 +125,15 @@ class _Dispatcher:
         await self._router(scope, receive, send)
 
 
+_NO_DASHBOARD = (
+    "there is no dashboard here: this program serves the API alone, under /v1 and /api "
+    "(the base URL of an OpenAI client ends in /v1)"
+)
+
+
 class _Nothing:
     """Whatever would be the dashboard's."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = Refusal(404, "not_found", "there is no dashboard here: this program serves the API alone")
+        refusal = Refusal(404, "not_found", _NO_DASHBOARD)
         await refusal_response(refusal, scope["path"], scope["state"]["request_id"])(scope, receive, send)

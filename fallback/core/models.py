@@ -71,6 +71,12 @@ class ChatRequest:
         newer = self.extra.get("max_completion_tokens")
         return newer if isinstance(newer, int) else self.max_tokens
 
+    @property
+    def wants_schema(self) -> bool:
+        """Whether the answer is to keep to a JSON schema (`response_format`)."""
+        form = self.extra.get("response_format")
+        return isinstance(form, Mapping) and form.get("type") == "json_schema"
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -84,6 +90,8 @@ class Candidate:
     """True for the embedded model: its answers are better than nothing and may be wrong."""
     stream_upstream: bool = True
     """Ask for a stream even where the caller wants the answer in one piece."""
+    streams_schema: bool = True
+    """Whether it streams an answer that is to keep to a JSON schema, too; False: such a one is asked for in one piece."""
     response_timeout_s: float = 30.0
     """The one limit of an attempt that is not streamed."""
     first_token_timeout_s: float | None = None
@@ -95,6 +103,10 @@ class Candidate:
     def key(self) -> tuple[str, str]:
         """(provider, model): what a cooldown of the model scope belongs to."""
         return (self.provider, self.model)
+
+    def streams(self, request: ChatRequest) -> bool:
+        """Return whether an answer to `request` is asked for as a stream."""
+        return self.stream_upstream and (self.streams_schema or not request.wants_schema)
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -272,7 +272,7 @@ class Plan:
         left_s = self.deadline - now
         others = self._others(candidate)
         patience_s = candidate.response_timeout_s
-        if candidate.stream_upstream:
+        if candidate.streams(self.request):
             # To give up early is of use only where somebody else is there to be asked.
             patience_s = self._roster.first_token_limit_s(candidate, learned=others)
         # A silent candidate may cost half of what is left and no more while somebody else could still answer.

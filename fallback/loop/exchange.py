@@ -187,8 +187,13 @@ class Exchange:
         settlement = self._plan.record(step, failure, now)
         changes = settlement.changes
         if isinstance(outcome, Decoded):
+            # An answer in one piece says nothing about when a stream begins.
+            streamed = step.permit.candidate.streams(self.request)
             changes += context.roster.note_answer(
-                step.permit, first_token_s=call.first_token_s, headroom=outcome.headroom, now=now
+                step.permit,
+                first_token_s=call.first_token_s if streamed else None,
+                headroom=outcome.headroom,
+                now=now,
             )
         self._any_drilled = self._any_drilled or call.drilled
         report = attempt_report(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fallback.core.models import Choice, Usage
+from fallback.providers.calls import CallOrder
 
 __all__ = ["Assembly", "Piece"]
 
@@ -37,12 +38,13 @@ class Piece(NamedTuple):
 class _Partial:
     """One choice while it grows."""
 
-    __slots__ = ("calls", "finish_reason", "logprobs", "rest", "role", "texts")
+    __slots__ = ("calls", "finish_reason", "logprobs", "order", "rest", "role", "texts")
 
     def __init__(self) -> None:
         self.role = "assistant"
         self.texts: dict[str, list[str]] = {}
         self.calls: dict[int, dict[str, Any]] = {}
+        self.order = CallOrder()
         self.rest: dict[str, Any] = {}
         self.finish_reason: str | None = None
         self.logprobs: dict[str, list[Any]] = {}
@@ -55,8 +57,13 @@ class _Partial:
                     return False
         return not self.calls and "function_call" not in self.rest
 
+    def placed(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a delta with the parts of tool calls in OpenAI's form: each one with its index."""
+        calls = delta.get("tool_calls")
+        return {**delta, "tool_calls": self.order.placed(calls)} if calls else delta
+
     def add(self, delta: Mapping[str, Any]) -> bool:
-        """Take one delta. Returns whether it holds text or a part of a tool call."""
+        """Take one placed delta. Returns whether it holds text or a part of a tool call."""
         substance = False
         for name, value in delta.items():
             if name in _TEXTS and (isinstance(value, str) or value is None):
@@ -64,8 +71,8 @@ class _Partial:
                     self.texts.setdefault(name, []).append(value)
                     substance = substance or name in {"content", "refusal"}
             elif name == "tool_calls" and isinstance(value, list):
-                for position, call in enumerate(value):
-                    self._add_call(call, position)
+                for call in value:
+                    self._add_call(call)
                     substance = True
             elif name == "function_call" and isinstance(value, dict):
                 _merge_into(self.rest, name, value)
@@ -76,10 +83,8 @@ class _Partial:
                 self.rest[name] = value
         return substance
 
-    def _add_call(self, call: Mapping[str, Any], position: int) -> None:
-        index = call.get("index")
-        key = index if isinstance(index, int) else position
-        whole = self.calls.setdefault(key, {})
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        whole = self.calls.setdefault(call["index"], {})
         for name, value in call.items():
             if name == "function" and isinstance(value, dict):
                 _merge_into(whole, "function", value)
@@ -205,7 +210,7 @@ class Assembly:
             partial = self._partials.get(index)
             if partial is None:
                 partial = self._partials[index] = _Partial()
-            delta = raw.get(key) or {}
+            delta = partial.placed(raw.get(key) or {})
             if partial.add(delta):
                 substance = alive = True
             elif delta.get("reasoning") or delta.get("reasoning_content"):

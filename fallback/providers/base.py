@@ -35,6 +35,9 @@ class BaseProvider(ABC):
     prefills = False
     """Whether models of this dialect go on with a last message of the assistant, where the settings do not say."""
 
+    streams_schema = True
+    """Whether it streams answers that are to keep to a JSON schema."""
+
     def __init__(self, settings: ProviderSettings) -> None:
         self.settings = settings
 
@@ -52,6 +55,7 @@ class BaseProvider(ABC):
                 context_window=model.context_window,
                 degraded=self.settings.type == "local",
                 stream_upstream=self.settings.stream_upstream,
+                streams_schema=self.streams_schema,
                 response_timeout_s=self.settings.response_timeout_s,
                 first_token_timeout_s=self.settings.first_token_timeout_s,
                 supports_prefill=self.prefills

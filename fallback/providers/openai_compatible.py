@@ -13,6 +13,7 @@ import orjson
 from fallback.core.models import Candidate, ChatRequest
 from fallback.providers.base import BaseProvider, WireRequest
 from fallback.providers.decode import Decoder
+from fallback.providers.echo import without_nulls
 from fallback.providers.settings import ProviderSettings
 
 __all__ = ["OpenAICompatibleProvider"]
@@ -69,7 +70,7 @@ class OpenAICompatibleProvider(BaseProvider):
             url=self.url,
             headers=self._headers,
             body=_json_bytes(body),
-            streamed=candidate.stream_upstream,
+            streamed=candidate.streams(request),
         )
 
     def body(self, request: ChatRequest, candidate: Candidate) -> dict[str, Any]:
@@ -77,16 +78,16 @@ class OpenAICompatibleProvider(BaseProvider):
         settings = self.settings
         body: dict[str, Any] = dict(request.extra)
         body["model"] = candidate.model
-        body["messages"] = list(request.messages)
+        body["messages"] = [without_nulls(message) for message in request.messages]
         temperature = settings.temperature if request.temperature is None else request.temperature
         if temperature is not None:
             body["temperature"] = temperature
         max_tokens = settings.max_tokens if request.max_tokens is None else request.max_tokens
         if max_tokens is not None and "max_completion_tokens" not in body:
             body["max_tokens"] = max_tokens
-        body["stream"] = candidate.stream_upstream
+        body["stream"] = streamed = candidate.streams(request)
         body.pop("stream_options", None)
-        if candidate.stream_upstream and self.asks_for_usage:
+        if streamed and self.asks_for_usage:
             body["stream_options"] = {"include_usage": True}
         return body
 

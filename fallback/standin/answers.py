@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fallback.standin.refusals import RefusedError, refuse_as_groq
 from fallback.standin.settings import Settings
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
@@ -26,19 +27,6 @@ _SAMPLE_VALUES: dict[str, object] = {
     "array": [],
     "object": {},
 }
-
-
-class RefusedError(Exception):
-    """The request is answered with an error: HTTP `status`, and `code` and `param` of the error object."""
-
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +107,8 @@ def compose(body: Mapping[str, Any], settings: Settings, reply: str | None = Non
     model = body["model"]
     if model in settings.retired_models:
         raise _retired(model, settings)
+    if settings.dialect == "groq":
+        refuse_as_groq(body)
     text = (
         reply
         if reply is not None

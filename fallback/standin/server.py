@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import Any, Self, assert_never
 from urllib.parse import unquote
 
-from fallback.standin.answers import Answer, RefusedError, compose, parse_body
+from fallback.standin.answers import Answer, compose, parse_body
 from fallback.standin.broken import broken
 from fallback.standin.cases import Case
 from fallback.standin.control import PREFIX, control, json_response
 from fallback.standin.dialects import DIALECTS, fill
 from fallback.standin.faults import ANSWERLESS, Fault
+from fallback.standin.refusals import RefusedError
 from fallback.standin.settings import Settings
 from fallback.standin.steps import Close, Exchange, Reset, Send, Step, Wait, good, instant
 from fallback.standin.tenants import Tenant, Tenants

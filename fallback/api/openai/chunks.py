@@ -114,10 +114,6 @@ class Chunks:
             logprobs = None
         if not delta and logprobs is None:
             return None
-        if "tool_calls" in delta:
-            delta["tool_calls"] = [
-                {"index": position, **call} for position, call in enumerate(delta["tool_calls"])
-            ]
         if index not in self._begun:
             self._begun.add(index)
             content = None if "tool_calls" in delta or "function_call" in delta else ""

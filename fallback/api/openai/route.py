@@ -28,6 +28,8 @@ _GONE = Reply(status=499)
 """For a caller who reads nothing any more; the status is the one that proxies log for it."""
 
 _DEADLINE = DEADLINE_HEADER.encode()
+_SERVED = "of OpenAI's API this program has POST /v1/chat/completions and GET /v1/models"
+"""A client that asks for something else, often /v1/responses, can nearly always be told to use these."""
 _EXAMPLE = '{"model": "auto", "messages": [{"role": "user", "content": "..."}]}'
 
 
@@ -130,7 +132,7 @@ class _Resource:
 
     def _without_answer(self, method: str, path: str) -> Reply:
         if not self._methods:
-            message = f"there is no {ascii(method[:20])[1:-1]} {path[:100]!a} here"
+            message = f"there is no {ascii(method[:20])[1:-1]} {path[:100]!a} here; {_SERVED}"
             raise Refusal(404, "not_found", message)
         if method == "OPTIONS":
             return Reply(status=204, headers={"allow": self._allow})
