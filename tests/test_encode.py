@@ -185,6 +185,21 @@ def test_groq_gets_of_an_answer_put_back_what_it_knows() -> None:
     assert body(OpenAICompatibleProvider(settings_of()), messages=(theirs,))["messages"] == [theirs]
 
 
+@pytest.mark.parametrize("kind", [*REMOTE, EmbeddedProvider])
+def test_developer_is_told_as_the_system_which_everybody_knows(kind: Any) -> None:
+    asked = ({"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hello"})
+    sent = body(kind(settings_of()), messages=asked)["messages"]
+    assert sent == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert asked[0]["role"] == "developer"
+
+
+def test_groq_is_not_told_of_what_it_refuses_where_nothing_is_wanted_of_it() -> None:
+    nothing = {"logprobs": False, "top_logprobs": 0, "logit_bias": {}}
+    assert not nothing.keys() & body(GroqProvider(settings_of()), extra=nothing).keys()
+    wanted = {"logprobs": True, "top_logprobs": 2, "logit_bias": {"7": 1}}
+    assert wanted.items() <= body(GroqProvider(settings_of()), extra=wanted).items()
+
+
 def test_groq_is_told_a_refusal_as_the_text_that_it_was() -> None:
     refused: Message = {"role": "assistant", "content": None, "refusal": "I will not."}
     sent = body(GroqProvider(settings_of()), messages=(refused,))["messages"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fallback.core.models import Candidate, ChatRequest, Message
+from fallback.providers.messages import understood
 from fallback.providers.openai_compatible import OpenAICompatibleProvider
 
 __all__ = ["EMBEDDED_URL", "EmbeddedProvider"]
@@ -56,9 +57,12 @@ class EmbeddedProvider(OpenAICompatibleProvider):
     def _fitting(self, messages: tuple[Message, ...], window: int | None, max_tokens: int) -> list[Message]:
         """Return the messages that fit: the last one always, the newest of the others, none out of order."""
         left = min(HISTORY_TOKENS, (window or HISTORY_TOKENS) - max_tokens - TEMPLATE_TOKENS)
-        plain = [{"role": message["role"], "content": _text(message.get("content"))} for message in messages]
+        plain = [
+            {"role": message["role"], "content": _text(message.get("content"))}
+            for message in map(understood, messages)
+        ]
         # What the caller laid down for the whole conversation outlasts its old parts.
-        head = plain[:1] if len(plain) > 1 and plain[0]["role"] in {"system", "developer"} else []
+        head = plain[:1] if len(plain) > 1 and plain[0]["role"] == "system" else []
         left -= sum(_tokens(message["content"]) for message in head)
         kept: list[Message] = []
         for message in reversed(plain[len(head) :]):

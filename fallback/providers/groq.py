@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fallback.core.models import Candidate, ChatRequest
-from fallback.providers.echo import narrowed
+from fallback.providers.messages import narrowed
 from fallback.providers.openai_compatible import OpenAICompatibleProvider
 
 __all__ = ["GroqProvider"]
 
 _KNOWN = frozenset({"role", "content", "name", "reasoning", "tool_calls", "function_call"})
 """What a message of the assistant may have: https://console.groq.com/docs/api-reference#chat-create."""
+
+_REFUSED = ("logprobs", "top_logprobs", "logit_bias")
+"""What Groq refuses a request for, whatever it says: https://console.groq.com/docs/openai."""
 
 
 class GroqProvider(OpenAICompatibleProvider):
@@ -32,4 +35,8 @@ class GroqProvider(OpenAICompatibleProvider):
         """Return the JSON object to send."""
         body = super().body(request, candidate)
         body["messages"] = [narrowed(message, _KNOWN) for message in body["messages"]]
+        for name in _REFUSED:
+            # What asks for nothing is no reason to go to another provider; what asks for something is.
+            if name in body and not body[name]:
+                del body[name]
         return body

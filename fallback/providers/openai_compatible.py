@@ -13,7 +13,7 @@ import orjson
 from fallback.core.models import Candidate, ChatRequest
 from fallback.providers.base import BaseProvider, WireRequest
 from fallback.providers.decode import Decoder
-from fallback.providers.echo import without_nulls
+from fallback.providers.messages import understood
 from fallback.providers.settings import ProviderSettings
 
 __all__ = ["OpenAICompatibleProvider"]
@@ -78,7 +78,7 @@ class OpenAICompatibleProvider(BaseProvider):
         settings = self.settings
         body: dict[str, Any] = dict(request.extra)
         body["model"] = candidate.model
-        body["messages"] = [without_nulls(message) for message in request.messages]
+        body["messages"] = [understood(message) for message in request.messages]
         temperature = settings.temperature if request.temperature is None else request.temperature
         if temperature is not None:
             body["temperature"] = temperature

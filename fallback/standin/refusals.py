@@ -5,6 +5,7 @@ from typing import Any
 
 __all__ = ["RefusedError", "refuse_as_groq"]
 
+_PARAMETERS = frozenset({"logprobs", "top_logprobs", "logit_bias"})
 _MESSAGE = frozenset({"role", "content", "name", "reasoning", "tool_calls", "function_call"})
 _CALL = frozenset({"id", "type", "function"})
 _FUNCTION = frozenset({"name", "arguments"})
@@ -24,10 +25,13 @@ class RefusedError(Exception):
 
 
 def refuse_as_groq(body: Mapping[str, Any]) -> None:
-    """Refuse what Groq does: a member of an assistant's message that it does not know, a stream that keeps to a schema.
+    """Refuse what Groq does: a member of an assistant's message that it does not know, a stream that keeps to a schema, logprobs.
 
-    https://console.groq.com/docs/api-reference#chat-create, https://console.groq.com/docs/structured-outputs
+    https://console.groq.com/docs/api-reference#chat-create, https://console.groq.com/docs/structured-outputs,
+    https://console.groq.com/docs/openai
     """
+    for name in _PARAMETERS & body.keys():
+        raise RefusedError(400, f"property '{name}' is unsupported", param=name)
     for position, message in enumerate(body.get("messages") or ()):
         if message.get("role") != "assistant":
             continue

@@ -1,9 +1,9 @@
-"""An answer that the caller puts back into the conversation, as a provider takes it.
+"""The messages of a conversation as a provider takes them.
 
 Clients send an answer back as they got it, or as they keep it: with members that are null, and with what belongs into
 answers alone (`refusal`, `annotations`, the reasoning of another provider) or to the client itself (`parsed`, the `index`
 of a tool call). OpenAI lets that pass. Others refuse a message for one member that they do not know, and would be lost
-from the second turn of every conversation on.
+from the second turn of every conversation on. So it is with OpenAI's newer name for the role of a system message.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from typing import Any
 
 from fallback.core.models import Message
 
-__all__ = ["narrowed", "without_nulls"]
+__all__ = ["narrowed", "understood"]
 
 _CALL = frozenset({"id", "type", "function"})
 _FUNCTION = frozenset({"name", "arguments"})
 
 
-def without_nulls(message: Message) -> Message:
-    """Return a message of the assistant without the members that are null; others as they are.
+def understood(message: Message) -> Message:
+    """Return a message as every provider takes it: a developer's as the system's, an assistant's without nulls, others as they are.
 
-    A null says the same as leaving it out. `content` stays: beside tool calls some providers want to see it null.
+    A null says the same as leaving it out. `content` stays: beside tool calls some providers want to see it null. OpenAI
+    itself takes system messages for developer messages where a model knows those alone:
+    https://platform.openai.com/docs/api-reference/chat/create.
     """
-    if message.get("role") != "assistant" or None not in message.values():
+    role = message.get("role")
+    if role == "developer":
+        return {**message, "role": "system"}
+    if role != "assistant" or None not in message.values():
         return message
     return {name: value for name, value in message.items() if value is not None or name == "content"}
 
