@@ -72,7 +72,8 @@ _INTERVALS = f"""
         SELECT *, lead(ts, 1, $end) OVER (PARTITION BY provider ORDER BY ts, file, line) AS next FROM shown
     ),
     changed AS (
-        SELECT *, lag(state) OVER (PARTITION BY provider ORDER BY ts, file, line) AS before FROM lasting WHERE next > ts
+        SELECT *, lag(state) OVER (PARTITION BY provider ORDER BY ts, file, line) AS before FROM lasting
+        WHERE next > ts AND next > $since
     ),
     cut AS (
         SELECT provider, state, reason, ts, greatest(ts, $since) AS begin,
