@@ -260,6 +260,19 @@ class Reference:
         for attempt in self.attempts:
             if attempt.request_id is not None:
                 self._attempts_of[attempt.request_id].append(attempt)
+        self._of_drills = {attempt.place for attempt in self.attempts if self._is_of_drill(attempt)}
+
+    def _is_of_drill(self, attempt: Attempt) -> bool:
+        """An attempt that follows a drilled one of its request, within an hour, counts as drilled."""
+        return attempt.drill or any(
+            early.drill
+            and early.instance == attempt.instance
+            and early.attempt is not None
+            and attempt.attempt is not None
+            and early.attempt < attempt.attempt
+            and abs(early.ts_us - attempt.ts_us) <= 3600 * MICRO
+            for early in self._attempts_of.get(attempt.request_id or "", ())
+        )
 
     def _take(self, record: Record, fields: Mapping[str, object]) -> None:
         """A line without what it makes no sense without counts as damaged."""
@@ -375,7 +388,7 @@ class Reference:
             and (not filters.instances or a.instance in filters.instances)
             and (not filters.routes or a.route in filters.routes)
             and (not filters.sources or a.source in filters.sources)
-            and (filters.drills or not a.drill)
+            and (filters.drills or a.place not in self._of_drills)
         ]
 
     # Figures of requests

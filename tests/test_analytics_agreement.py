@@ -349,6 +349,89 @@ WITH_DRILL: Row = {
 }
 
 
+# Drills
+
+
+@pytest.mark.parametrize("drilled_first", [True, False])
+def test_what_follows_a_drilled_attempt_counts_as_drilled(tmp_path: Path, drilled_first: bool) -> None:
+    begin = datetime(2026, 11, 21, 10, tzinfo=UTC).timestamp()
+    window = Window(since=begin, until=begin + 600, bucket_s=300)
+
+    def attempt(number: int, provider: str, outcome: str, **more: object) -> bytes:
+        line = {
+            "schema": 1,
+            "ts": f"2026-11-21T10:0{number}:00.000Z",
+            "kind": "attempt",
+            "request_id": "r",
+            "attempt": number,
+        }
+        return (
+            orjson.dumps({**line, "provider": provider, "outcome": outcome, "duration_s": 0.5, **more})
+            + b"\n"
+        )
+
+    real = attempt(1, "mixtral", "timeout", role="first")
+    drilled = attempt(
+        2,
+        "groq",
+        "rate_limited",
+        role="failover",
+        previous_provider="mixtral",
+        previous_error_type="timeout",
+        drill=True,
+    )
+    after = attempt(
+        3,
+        "together",
+        "ok",
+        role="failover",
+        previous_provider="groq",
+        previous_error_type="rate_limited",
+        input_tokens=7,
+    )
+    request = {
+        "schema": 1,
+        "ts": "2026-11-21T10:03:00.000Z",
+        "kind": "request",
+        "request_id": "r",
+        "outcome": "ok",
+        "drill": True,
+    }
+    pieces = [real + drilled, after] if drilled_first else [real + after, drilled]
+    with Analytics(tmp_path, cache=tmp_path / "cache.duckdb", wall=lambda: WALL) as engine:
+        for piece in [*pieces, orjson.dumps(request) + b"\n"]:
+            with (tmp_path / "usage.log").open("ab") as log:
+                log.write(piece)
+            engine.refresh()
+            compare(engine, tmp_path, [Question(window, Filters()), Question(window, Filters(drills=True))])
+        assert analytics.failover_pairs(engine, window, Filters()).empty
+        assert analytics.consumption(engine, window, Filters()).answers.sum() == 0
+        assert analytics.failures(engine, window, Filters()).provider.tolist() == ["mixtral"]
+        whole = analytics.failover_pairs(engine, window, Filters(drills=True))
+        assert sorted(whole.from_provider) == ["groq", "mixtral"]
+        assert analytics.attempts(engine, "r").drill.tolist() == [False, True, False]
+
+
+def test_reason_of_a_state_is_that_which_held_when_the_window_begins(tmp_path: Path) -> None:
+    line = b'{"schema":1,"ts":"2026-11-21T%02d:00:00.000Z","kind":"state","provider":"groq","from":"on","to":"off"%s}\n'
+    text = line % (4, b',"model":"m","reason":"of the model"') + line % (7, b"")
+    (tmp_path / "usage.log").write_bytes(text)
+    day = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
+    with Analytics(tmp_path, cache=tmp_path / "cache.duckdb", wall=lambda: day + 86_400) as engine:
+        engine.refresh()
+        told = {
+            hour: analytics.states(
+                engine, Window(since=day + hour * 3600, until=day + 86_400, bucket_s=3600), Filters()
+            )
+            for hour in (3, 5, 8)
+        }
+    assert [(row.state.tolist(), row.reason.fillna("").tolist()) for row in told.values()] == [
+        (["off"], ["of the model"]),
+        (["off"], ["of the model"]),
+        (["off"], [""]),
+    ]
+
+
 # Histories
 
 

@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from fallback.analytics import tables
+from fallback.analytics import drilled, tables
 from fallback.analytics.intake import Intake, Known, Reading
 from fallback.analytics.places import Places
 from fallback.analytics.rows import TEXTS, Slow, json_batch
@@ -139,6 +139,7 @@ class _Step:
             self._read_slowly(which)
             tables.refuse(self._connection, which)
             self._resolve_failovers(which, _new_in(read, "late."))
+            drilled.mark(self._connection, which)
             tables.add_up(self._connection, which)
         for reading in read:
             if reading.taken_back:

@@ -123,7 +123,7 @@ def attempts(analytics: Analytics, request_id: str, instances: Sequence[str] = (
     duration_s, ttft_s, input_tokens, output_tokens, cost_usd, probe, drill, finish_reason. Raises CacheError.
     """
     rows = analytics.ask(
-        f"""SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempts WHERE request_id = $request_id{_of(instances)}
+        f"""SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM (SELECT * REPLACE (own_drill AS drill) FROM attempts) WHERE request_id = $request_id{_of(instances)}
             ORDER BY instance NULLS FIRST, attempt, ts, file, line LIMIT {_MOST_LINES}""",
         {"request_id": request_id} | _instances(instances),
     )

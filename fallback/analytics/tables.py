@@ -34,6 +34,7 @@ __all__ = [
     "PICO",
     "VERSION",
     "add_up",
+    "apply_sums",
     "clear",
     "create",
     "level_of",
@@ -45,7 +46,7 @@ __all__ = [
     "unread",
 ]
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Raised with every change of a table or of what goes into it; a cache of another version is made anew."""
 
 LEVELS_S: Final = (900, 3_600)
@@ -99,7 +100,8 @@ _VIEWS: Final = """
         FROM entries WHERE kind = 'request';
     CREATE VIEW attempts AS SELECT kind, ts, file, line, instance, request_id, source, route, attempt, role, provider,
         request_model AS model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s, duration_s,
-        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill, finish_reason, previous_provider, previous_error_type
+        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill OR after_drill AS drill,
+        drill AS own_drill, finish_reason, previous_provider, previous_error_type
         FROM entries WHERE kind = 'attempt';
 """
 
@@ -203,7 +205,7 @@ _INSTANT = """CASE WHEN field.ts[-1] = 'Z' OR field.ts[-6] IN ('+', '-')
 # line becomes a row at first, and the kind of those that cannot stay says why: NULL, with the line itself as its message,
 # where it is no JSON; a reason; or "" for a line of another schema or kind.
 _PUT: Final = f"""
-    INSERT INTO entries SELECT file, line, ts, {", ".join(_value(name, kind) for name, kind in _FIELDS.items())}
+    INSERT INTO entries SELECT file, line, ts, false, {", ".join(_value(name, kind) for name, kind in _FIELDS.items())}
     FROM (
         SELECT file, line, text, {_INSTANT} AS ts, field
         FROM (SELECT file, line, text, {_READ} AS field FROM texts)
@@ -278,7 +280,7 @@ def create(connection: DuckDBPyConnection) -> None:
     """Make the tables of an empty cache."""
     fields = ", ".join(f'"{name}" {kind}' for name, kind in _FIELDS.items())
     connection.execute(
-        f"CREATE TABLE entries (file INTEGER NOT NULL, line BIGINT NOT NULL, ts BIGINT, {fields})"
+        f"CREATE TABLE entries (file INTEGER NOT NULL, line BIGINT NOT NULL, ts BIGINT, after_drill BOOLEAN, {fields})"
     )
     connection.execute(_VIEWS)
     connection.execute(_OTHER_TABLES)
@@ -340,16 +342,20 @@ def refuse(connection: DuckDBPyConnection, which: str) -> None:
 def add_up(connection: DuckDBPyConnection, which: str) -> None:
     """Add the rows for which the condition `which` holds to the sums and to the changes of states."""
     connection.execute(_CHANGES.format(f"({which})"))
+    apply_sums(connection, which, taken_back=False)
+
+
+def apply_sums(connection: DuckDBPyConnection, which: str, *, taken_back: bool) -> None:
+    """Add the rows for which the condition `which` holds to the sums, or take them out."""
     for sums in _SUMS:
-        sums.apply(connection, which, taken_back=False)
+        sums.apply(connection, which, taken_back=taken_back)
 
 
 def take_back(connection: DuckDBPyConnection, which: str, *, only: str | None = None) -> None:
     """Delete the rows for which the condition `which` holds, those of the kind `only`, and take them out of the sums."""
     if only is not None:
         which = f"({which}) AND kind = '{only}'"
-    for sums in _SUMS:
-        sums.apply(connection, which, taken_back=True)
+    apply_sums(connection, which, taken_back=True)
     connection.execute(f"DELETE FROM entries WHERE {which}")
     if only is None:
         connection.execute(f"DELETE FROM changes WHERE {which}")
