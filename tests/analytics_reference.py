@@ -263,15 +263,12 @@ class Reference:
         self._of_drills = {attempt.place for attempt in self.attempts if self._is_of_drill(attempt)}
 
     def _is_of_drill(self, attempt: Attempt) -> bool:
-        """An attempt that follows a drilled one of its request, within an hour, counts as drilled."""
+        """All attempts of a request in which one was drilled, within an hour of that."""
         return attempt.drill or any(
-            early.drill
-            and early.instance == attempt.instance
-            and early.attempt is not None
-            and attempt.attempt is not None
-            and early.attempt < attempt.attempt
-            and abs(early.ts_us - attempt.ts_us) <= 3600 * MICRO
-            for early in self._attempts_of.get(attempt.request_id or "", ())
+            other.drill
+            and other.instance == attempt.instance
+            and abs(other.ts_us - attempt.ts_us) <= 3600 * MICRO
+            for other in self._attempts_of.get(attempt.request_id or "", ())
         )
 
     def _take(self, record: Record, fields: Mapping[str, object]) -> None:

@@ -100,7 +100,7 @@ _VIEWS: Final = """
         FROM entries WHERE kind = 'request';
     CREATE VIEW attempts AS SELECT kind, ts, file, line, instance, request_id, source, route, attempt, role, provider,
         request_model AS model, outcome, http_status, error_message, retry_after_s, cooldown_s, started_s, duration_s,
-        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill OR after_drill AS drill,
+        time_to_first_token_s AS ttft_s, input_tokens, output_tokens, cost_usd, probe, drill OR beside_drill AS drill,
         drill AS own_drill, finish_reason, previous_provider, previous_error_type
         FROM entries WHERE kind = 'attempt';
 """
@@ -280,7 +280,7 @@ def create(connection: DuckDBPyConnection) -> None:
     """Make the tables of an empty cache."""
     fields = ", ".join(f'"{name}" {kind}' for name, kind in _FIELDS.items())
     connection.execute(
-        f"CREATE TABLE entries (file INTEGER NOT NULL, line BIGINT NOT NULL, ts BIGINT, after_drill BOOLEAN, {fields})"
+        f"CREATE TABLE entries (file INTEGER NOT NULL, line BIGINT NOT NULL, ts BIGINT, beside_drill BOOLEAN, {fields})"
     )
     connection.execute(_VIEWS)
     connection.execute(_OTHER_TABLES)
