@@ -206,7 +206,10 @@ def every_chart(canvas: Canvas) -> dict[str, Drawn]:
             "groq was away for the longest: 30 min in 1 spell, 25.0 % of the time. together was ready all the time.",
         ),
         ("tokens", "1,700 tokens: 1,350 in questions, 350 in answers. groq took 70.6 % of them."),
-        ("cost", "$0.0400 in all; together took 75.0 % of it. 1 answer had no price and is not in it."),
+        (
+            "cost",
+            "$0.0400 in all, failed attempts and probes included; together took 75.0 % of it. 1 answer had no price and is not in it.",
+        ),
         ("attempts", "2 attempts in 3.2 s: groq failed (rate limited), then together answered."),
     ],
 )

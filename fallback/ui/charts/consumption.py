@@ -52,7 +52,7 @@ def cost_chart(canvas: Canvas, frame: pd.DataFrame) -> Drawn | None:
     if rows.empty:
         return None
     sums = rows.groupby("provider")["value"].sum().sort_values(ascending=False, kind="stable")
-    told = f"{money(sums.sum())} in all; {sums.index[0]} took {share(sums.iloc[0] / sums.sum())} of it."
+    told = f"{money(sums.sum())} in all, failed attempts and probes included; {sums.index[0]} took {share(sums.iloc[0] / sums.sum())} of it."
     unpriced = frame["unpriced"].sum()
     if unpriced:
         told += (
