@@ -125,9 +125,15 @@ def test_many_offers_behind_one_another_are_all_answered(usual: int) -> None:
     assert statuses(exchange(usual, one * 500 + LAST_HEALTH)) == [200] * 501
 
 
-def test_offer_is_no_accident_that_the_log_tells(usual: int, caplog: pytest.LogCaptureFixture) -> None:
-    assert statuses(exchange(usual, f"GET /healthz HTTP/1.1\r\n{KEEP}{H2C}\r\n".encode())) == [200]
-    assert [record.getMessage() for record in caplog.records] == []
+def test_offer_is_no_accident_that_the_log_tells(caplog: pytest.LogCaptureFixture) -> None:
+    async def caller(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /a HTTP/1.1\r\n{KEEP}{H2C}\r\n".encode() + LAST_HEALTH)
+        assert statuses(await reader.read()) == [200, 200]
+        writer.close()
+
+    on_uvloop(echo, caller)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
 def test_websocket_behind_a_request_under_way_is_none_and_its_connection_is_forgotten_in_the_end() -> None:
@@ -155,6 +161,19 @@ def test_websocket_is_still_one() -> None:
         writer.close()
 
     assert len(on_uvloop(app, caller, ws="auto")) == 0
+
+
+def test_websocket_is_not_asked_for_with_a_body_to_be_taken() -> None:
+    async def caller(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST /a HTTP/1.1\r\nhost: a\r\n{WEBSOCKET}content-length: 5\r\n\r\nhello".encode())
+        writer.write(LAST_HEALTH)
+        answer = await reader.read()
+        assert statuses(answer) == [200, 200]
+        assert b" hello]" in answer
+        writer.close()
+
+    on_uvloop(echo, caller, ws="auto")
 
 
 # Trailers

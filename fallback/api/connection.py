@@ -291,7 +291,7 @@ class GuardedProtocol(Base):
         elif (
             self.ws_protocol_class is not None
             and (cycle is None or cycle.response_complete)
-            and asks_for_websocket(scope["headers"])
+            and asks_for_websocket(scope["method"], scope["headers"])
         ):
             super().handle_websocket_upgrade()
         else:

@@ -43,9 +43,11 @@ class Reading(FlowControl):
             super().resume_reading()
 
 
-def asks_for_websocket(headers: Headers) -> bool:
-    """Return whether the one protocol that is offered is WebSocket."""
-    return [value.lower() for name, value in headers if name == b"upgrade"] == [b"websocket"]
+def asks_for_websocket(method: str, headers: Headers) -> bool:
+    """Return whether a request can become a WebSocket (RFC 6455, section 4.1), and offers nothing else."""
+    return method == "GET" and [value.lower() for name, value in headers if name == b"upgrade"] == [
+        b"websocket"
+    ]
 
 
 def without_offer(method: str, url: bytes, version: str, headers: Headers) -> bytes:
