@@ -206,6 +206,31 @@ def test_trailer_without_end_is_cut_off(usual: int, beside: bytes) -> None:
 # Requests behind one another
 
 
+def test_who_is_always_one_request_ahead_may_send_chunks_in_pieces() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.01)  # until the next one is here
+        await echo(scope, receive, send)
+
+    async def caller(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        long = f"GET /a HTTP/1.1\r\nhost: a\r\nx: {'x' * 1000}\r\n\r\n".encode()
+        writer.write(long)
+        for _ in range(20):
+            writer.write(long)
+            await reader.readuntil(b"]")
+        writer.write(
+            b"POST /b HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for piece in (b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"\r\n"):
+            await asyncio.sleep(0.03)
+            writer.write(piece)
+        assert b" hello]" in await reader.read()
+        writer.close()
+
+    limits = ApiSettings(max_header_bytes=2048)
+    assert len(on_uvloop(app, caller, limits=limits)) == 0
+
+
 def test_no_more_than_a_piece_of_a_flood_waits_as_requests() -> None:
     most = 0
 

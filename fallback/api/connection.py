@@ -78,7 +78,7 @@ class GuardedProtocol(Base):
         self._head_since = 0.0
         self._tail = b""
         self._beside_bytes = 0
-        """What has come of anything but its body since a request began."""
+        """What has come since a request began, or since a piece of its body, that was neither."""
         if _STATUS_LINES is None:
             self.pipeline: deque[Any] = deque()  # h11 has none: nobody waits
         self._held = bytearray()
@@ -253,19 +253,17 @@ class GuardedProtocol(Base):
 
     def _take_more(self, cycle: Any, data: bytes, guard: Connections) -> None:
         """Take what comes before the answer of `cycle` is out: the rest of its body, or what is sent behind it."""
-        had = len(cycle.body)
-        if cycle.more_body:
-            self._parse(data)
-            self._beside_bytes = 0 if len(cycle.body) > had else self._beside_bytes + len(data)
-            if cycle.more_body and self._beside_bytes > guard.limits.max_header_bytes:
-                guard.cut_off += 1
-                self.transport.abort()  # a trailer without end, or as much between two pieces of a body
+        had, behind = len(cycle.body), not cycle.more_body
+        self._parse(data)
+        if self.cycle is not cycle or len(cycle.body) > had:
+            self._beside_bytes = 0
             return
         self._beside_bytes += len(data)
-        if self._beside_bytes > MAX_AHEAD_BYTES:
-            # uvicorn reads on once the answer is out.
-            self.flow.pause_reading()
-        self._parse(data)
+        if behind and self._beside_bytes > MAX_AHEAD_BYTES and not self.transport.is_closing():
+            self.flow.pause_reading()  # uvicorn reads on once the answer is out
+        elif cycle.more_body and self._beside_bytes > guard.limits.max_header_bytes:
+            guard.cut_off += 1
+            self.transport.abort()  # a trailer without end, or as much between two pieces of a body
 
     def _parse(self, data: bytes) -> None:
         self._fed = data
