@@ -292,6 +292,30 @@ def test_requests_are_the_same_wherever_their_bytes_are_cut() -> None:
     assert len(on_uvloop(echo, caller)) == 0
 
 
+def test_request_before_others_hears_that_its_caller_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    begun, over = asyncio.Event(), asyncio.Event()
+    heard: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        begun.set()
+        heard.append((await receive())["type"])
+        over.set()
+
+    async def caller(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEALTH * 3)
+        await begun.wait()
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            await over.wait()
+        await asyncio.sleep(0)  # until the server has heard of it too
+
+    on_uvloop(app, caller)
+    assert heard == ["http.disconnect"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # Answers that come before the body
 
 

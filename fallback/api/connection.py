@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Scope
 from uvicorn.protocols.http import auto
 
 from fallback.api.attend import LINE_KEY
 from fallback.api.connections import STATE_KEY, Connections
 from fallback.api.incoming import MAX_AHEAD_BYTES, PIECE_BYTES, Reading, asks_for_websocket, without_offer
-from fallback.api.outgoing import Outgoing
+from fallback.api.outgoing import Outgoing, send_unasked
 from fallback.config import ApiSettings
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class GuardedProtocol(Base):
         """What has come since a request began, or since a piece of its body, that was neither."""
         if _STATUS_LINES is None:
             self.pipeline: deque[Any] = deque()  # h11 has none: nobody waits
+        self._under_way: Any = None
+        """The request that is being answered, where others have come behind it."""
         self._held = bytearray()
         """What is to be parsed once the requests before it have begun."""
         self._fed = b""
@@ -115,6 +117,10 @@ class GuardedProtocol(Base):
         if self._outgoing is not None:
             self._outgoing.lose()
         self._held.clear()
+        if self._under_way is not None and not self._under_way.response_complete:
+            # uvicorn tells it to the last request alone, and takes the silence of another for an error.
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
         self.app_state = {}
         watchers, self._watchers = self._watchers, None
         for lost in tuple(watchers or ()):
@@ -169,14 +175,17 @@ class GuardedProtocol(Base):
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
+        before = self.cycle
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None and self._outgoing is not None:
             cycle.transport = self._outgoing  # all that it uses of one
         self.headers = []  # a trailer is not to be among those of the request
         if self.expect_100_continue and cycle is not None and cycle.waiting_for_100_continue:
-            cycle.send = functools.partial(_send_unawaited, cycle, cycle.send)
+            cycle.send = functools.partial(send_unasked, cycle, cycle.send)
         if self.pipeline:
+            if len(self.pipeline) == 1:
+                self._under_way = before
             self.flow.resume_reading()  # or nobody would notice that the connection is lost
 
     def on_message_complete(self) -> None:
@@ -193,6 +202,8 @@ class GuardedProtocol(Base):
         """Go on after an answer. That the next request is late is seen by `check`, without a timer of its own."""
         # h11 has to be told more, and has no pipeline.
         if self._guard is None or _STATUS_LINES is None or self.pipeline or self.transport.is_closing():
+            if self.pipeline:
+                self._under_way = self.pipeline[-1][0]
             super().on_response_complete()
             if self._held:
                 self._go_on()
@@ -373,13 +384,6 @@ class GuardedProtocol(Base):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
-
-
-async def _send_unawaited(cycle: Any, send: Send, message: Message) -> None:
-    """Send for a caller who waits with its body: who was never told to go on may leave it out, and its end is not known."""
-    if cycle.waiting_for_100_continue:
-        cycle.keep_alive = False
-    await send(message)
 
 
 @functools.lru_cache(maxsize=1)
