@@ -69,9 +69,14 @@ def on_uvloop(
             "127.0.0.1",
             0,
         )
-        async with asyncio.timeout(20):
-            await caller(listening.sockets[0].getsockname()[1])
-        listening.close()
+        try:
+            async with asyncio.timeout(20):
+                await caller(listening.sockets[0].getsockname()[1])
+        finally:
+            listening.close()
+            for each in tuple(state.connections):
+                each.transport.abort()  # where the caller failed, or the loop would not end
+            await asyncio.sleep(0)
         return connections
 
     with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
