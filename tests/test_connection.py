@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from fallback.api.attend import LINE_KEY
-from fallback.api.connection import Connections, GuardedProtocol
+from fallback.api.connection import GuardedProtocol
+from fallback.api.connections import Connections
 from fallback.config import ApiSettings
 from fallback.standin import Fault, StandInThread
 

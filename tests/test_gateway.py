@@ -266,6 +266,16 @@ def test_dashboard_is_reached_through_its_websocket_by_who_signed_in(scene: Scen
         asyncio.run(first_words("fallback_session=made-up"))
 
 
+def test_request_that_offers_a_websocket_keeps_its_body(scene: Scene, front: Gateway) -> None:
+    """What were left of it would be the next request on a connection that nginx shares among callers."""
+    for size in (0, 600_000):
+        body = json.dumps({"prompt": "Hello"}) + "\r\n" * (size // 2)
+        status, content = front.answer(
+            "POST", "/api/generate", body, connection="upgrade", upgrade="websocket"
+        )
+        assert (status, json.loads(content)["provider"]) == (200, "groq_llama"), size
+
+
 def test_body_beyond_the_limit_is_refused_in_the_shape_of_the_api(scene: Scene, front: Gateway) -> None:
     limit = ApiSettings().max_body_bytes
     body = json.dumps({"prompt": "x" * limit})

@@ -6,6 +6,7 @@ What all transports have in common stands in test_transport_async and test_trans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import threading
@@ -26,6 +27,7 @@ from raw_server import (
     hangs,
     read_request,
     request_to,
+    reset,
     says,
     self_signed,
     tls_server,
@@ -158,6 +160,30 @@ def test_connection_on_which_a_request_is_stuck_is_closed_with_its_answer(head: 
 
         with_transport(scenario)
         over.set()
+
+
+def test_connections_that_a_provider_has_forgotten_cost_one_call_and_not_one_each() -> None:
+    together = threading.Barrier(3)
+
+    def behave(conn: socket.socket) -> None:
+        read_request(conn)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(1)
+        conn.sendall(ANSWER)
+        if conn.recv(1):
+            reset(conn)  # as from behind a device that knows the connection no longer
+
+    with RawServer(behave) as server:
+
+        async def scenario(transport: DirectTransport) -> None:
+            assert await asyncio.gather(*(call(transport, server.url) for _ in range(3))) == [b"{}"] * 3
+            with pytest.raises(TransportError):
+                await call(transport, server.url)
+            together.abort()
+            assert await call(transport, server.url) == b"{}"
+            assert server.accepted == 4
+
+        with_transport(scenario)
 
 
 def test_idle_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http import auto
 
 from fallback.api.attend import LINE_KEY
-from fallback.api.outgoing import Outgoing
+from fallback.api.connections import STATE_KEY, Connections
+from fallback.api.incoming import MAX_AHEAD_BYTES, PIECE_BYTES, Reading, asks_for_websocket, without_offer
+from fallback.api.outgoing import Outgoing, send_unasked
 from fallback.config import ApiSettings
 
 if TYPE_CHECKING:
@@ -40,9 +44,8 @@ with contextlib.suppress(ImportError):
 
     _STATUS_LINES = STATUS_LINE
 
-__all__ = ["STATE_KEY", "Connections", "GuardedProtocol", "guard_streamlit"]
+__all__ = ["GuardedProtocol", "guard_streamlit"]
 
-STATE_KEY = "fallback.connections"
 LAST_SEND_S = 2.0
 """How long the end of the program waits for a caller to take something of what is still to be sent."""
 
@@ -51,10 +54,6 @@ LINGER_BYTES = 8 * 1024 * 1024
 """How long, and how much, is still taken of a body after its refusal. A connection that is closed while something on it has not
 been read is reset, and takes the answer with it (RFC 9112, section 9.6)."""
 
-SWEEP_S = 1.0
-MAX_AHEAD_BYTES = 64 * 1024
-"""What may be sent behind a request that is not answered yet before reading pauses."""
-
 _END_OF_HEAD = b"\r\n\r\n"
 _REASONS = {
     400: "Bad Request",
@@ -62,48 +61,6 @@ _REASONS = {
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
-
-
-class Connections:
-    """The open connections of one server. Belongs to the event loop it is used on."""
-
-    def __init__(self, limits: ApiSettings) -> None:
-        self.limits = limits
-        self.cut_off = 0
-        """How many were ended because they met a limit."""
-        self._open: set[GuardedProtocol] = set()
-        self._every_s = min(
-            SWEEP_S,
-            *(
-                each / 4
-                for each in (limits.header_timeout_s, limits.send_timeout_s, limits.keep_alive_timeout_s)
-            ),
-        )
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def add(self, connection: GuardedProtocol) -> bool:
-        """Take `connection` in; False where there is no room for it."""
-        if len(self._open) >= self.limits.max_connections:
-            self.cut_off += 1
-            return False
-        self._open.add(connection)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._sweep)
-        return True
-
-    def discard(self, connection: GuardedProtocol) -> None:
-        """Forget `connection`."""
-        self._open.discard(connection)
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for connection in tuple(self._open):
-            connection.check(now)
-        self._timer = loop.call_later(self._every_s, self._sweep) if self._open else None
 
 
 class GuardedProtocol(Base):
@@ -120,7 +77,18 @@ class GuardedProtocol(Base):
         """What has come of a request whose headers are not whole."""
         self._head_since = 0.0
         self._tail = b""
-        self._ahead_bytes = 0
+        self._beside_bytes = 0
+        """What has come since a request began, or since a piece of its body, that was neither."""
+        if _STATUS_LINES is None:
+            self.pipeline: deque[Any] = deque()  # h11 has none: nobody waits
+        self._under_way: Any = None
+        """The request that is being answered, where others have come behind it."""
+        self._held = bytearray()
+        """What is to be parsed once the requests before it have begun."""
+        self._fed = b""
+        """What the parser is being given."""
+        self._again = b""
+        """What it is to be given next, in the place of the rest of that."""
         self._unsent = 0
         self._unsent_since = 0.0
         self._watchers: set[Callable[[], None]] | None = set()
@@ -135,6 +103,7 @@ class GuardedProtocol(Base):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
+        self.flow = Reading(transport, self._held)
         self._outgoing = Outgoing(transport, self.loop, self._close)
         self._since = self._unsent_since = self.loop.time()
         if self._guard is not None and not self._guard.add(self):
@@ -147,6 +116,11 @@ class GuardedProtocol(Base):
         super().connection_lost(exc)
         if self._outgoing is not None:
             self._outgoing.lose()
+        self._held.clear()
+        if self._under_way is not None and not self._under_way.response_complete:
+            # uvicorn tells it to the last request alone, and takes the silence of another for an error.
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
         self.app_state = {}
         watchers, self._watchers = self._watchers, None
         for lost in tuple(watchers or ()):
@@ -201,39 +175,74 @@ class GuardedProtocol(Base):
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
+        before = self.cycle
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None and self._outgoing is not None:
             cycle.transport = self._outgoing  # all that it uses of one
+        self.headers = []  # a trailer is not to be among those of the request
+        if self.expect_100_continue and cycle is not None and cycle.waiting_for_100_continue:
+            cycle.send = functools.partial(send_unasked, cycle, cycle.send)
+        if self.pipeline:
+            if len(self.pipeline) == 1:
+                self._under_way = before
+            self.flow.resume_reading()  # or nobody would notice that the connection is lost
+
+    def on_message_complete(self) -> None:
+        """Take the end of a body, also of one whose answer is out."""
+        cycle: Any = self.cycle
+        if self.parser.should_upgrade():
+            return  # the body has not been looked for
+        cycle.more_body = False
+        cycle.message_event.set()
+        if cycle.response_complete:
+            self._head_bytes = 0  # what comes next is of a head again
 
     def on_response_complete(self) -> None:
         """Go on after an answer. That the next request is late is seen by `check`, without a timer of its own."""
         # h11 has to be told more, and has no pipeline.
         if self._guard is None or _STATUS_LINES is None or self.pipeline or self.transport.is_closing():
+            if self.pipeline:
+                self._under_way = self.pipeline[-1][0]
             super().on_response_complete()
+            if self._held:
+                self._go_on()
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Take in what came."""
+        if self.pipeline or len(data) > PIECE_BYTES:
+            self._held += data
+            self._go_on()
+        else:
+            self._take(data)
+
+    def _go_on(self) -> None:
+        """Take in what is held, until a request waits for the one before it."""
+        while self._held and not self.pipeline:
+            piece = bytes(self._held[:PIECE_BYTES])
+            del self._held[:PIECE_BYTES]
+            self._take(piece)
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:
+                self._held.clear()
+        if len(self._held) > MAX_AHEAD_BYTES:
+            self.flow.pause_reading()
+
+    def _take(self, data: bytes) -> None:
         if self._linger_bytes is not None:
             self._linger_bytes -= len(data)
             if self._linger_bytes < 0:
                 self.transport.abort()
             return
         guard = self._guard
-        if guard is None:
-            super().data_received(data)
-            return
         cycle: Any = self.cycle  # None before the first request, whatever its type says
+        if guard is None:
+            self._parse(data)
+            return
         if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:
-                self._ahead_bytes += len(data)
-                if self._ahead_bytes > MAX_AHEAD_BYTES:
-                    # uvicorn reads on once the answer is out.
-                    self.flow.pause_reading()
-            super().data_received(data)
+            self._take_more(cycle, data, guard)
             return
         if not self._head_bytes:
             self._head_since = self.loop.time()
@@ -245,13 +254,59 @@ class GuardedProtocol(Base):
             else:
                 self._refuse(431, f"The headers are longer than {guard.limits.max_header_bytes} bytes.")
             return
-        super().data_received(data)
+        self._parse(data)
         if self.cycle is not cycle:
-            self._head_bytes, self._ahead_bytes, self._tail, self._busy = 0, 0, b"", True
+            self._head_bytes, self._beside_bytes, self._tail, self._busy = 0, 0, b"", True
         elif self.transport.get_protocol() is not self:
             guard.discard(self)  # it is a WebSocket from now on
         else:
             self._tail = data[-3:]
+
+    def _take_more(self, cycle: Any, data: bytes, guard: Connections) -> None:
+        """Take what comes before the answer of `cycle` is out: the rest of its body, or what is sent behind it."""
+        had, behind = len(cycle.body), not cycle.more_body
+        self._parse(data)
+        if self.cycle is not cycle or len(cycle.body) > had:
+            self._beside_bytes = 0
+            return
+        self._beside_bytes += len(data)
+        if behind and self._beside_bytes > MAX_AHEAD_BYTES and not self.transport.is_closing():
+            self.flow.pause_reading()  # uvicorn reads on once the answer is out
+        elif cycle.more_body and self._beside_bytes > guard.limits.max_header_bytes:
+            guard.cut_off += 1
+            self.transport.abort()  # a trailer without end, or as much between two pieces of a body
+
+    def _parse(self, data: bytes) -> None:
+        self._fed = data
+        super().data_received(data)
+        while self._again:
+            self._fed, self._again = self._again, b""
+            super().data_received(self._fed)
+        self._fed = b""
+
+    def _should_upgrade(self) -> bool:
+        """Return that an offer of another protocol is not passed over; asked by httptools' protocol for each."""
+        return _STATUS_LINES is not None or super()._should_upgrade()
+
+    def handle_websocket_upgrade(self, *event: Any) -> None:
+        """Go on as a WebSocket where that is offered and can be; else answer the request as if nothing were."""
+        if _STATUS_LINES is None:
+            super().handle_websocket_upgrade(*event)
+            return
+        scope: Any = self.scope
+        cycle: Any = self.cycle
+        if scope["method"] == "CONNECT":
+            self.send_400_response("CONNECT is for proxies.")
+        elif (
+            self.ws_protocol_class is not None
+            and (cycle is None or cycle.response_complete)
+            and asks_for_websocket(scope["method"], scope["headers"])
+        ):
+            super().handle_websocket_upgrade()
+        else:
+            stopped: Any = sys.exception()  # with the place where the parser stopped
+            head = without_offer(scope["method"], self.url, scope["http_version"], scope["headers"])
+            self._again = head + self._fed[stopped.args[0] :]
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -307,6 +362,9 @@ class GuardedProtocol(Base):
             self._busy, self._since = False, now
         if self._head_bytes and now - self._head_since >= limits.header_timeout_s:
             guard.cut_off += 1
+            if cycle is not None and cycle.more_body:
+                self.transport.abort()  # the rest of a body, after its answer: another one is not to follow
+                return
             self._refuse(408, f"The headers were not there within {limits.header_timeout_s:g} s.")
         elif not self._head_bytes and now - self._since >= limits.keep_alive_timeout_s:
             self.transport.close()

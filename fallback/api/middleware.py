@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fallback.api.access import Access
 from fallback.api.attend import LINE_KEY, MARKS_KEY, Line
-from fallback.api.connection import STATE_KEY, Connections
+from fallback.api.connections import STATE_KEY, Connections
 from fallback.api.errors import Refusal
 from fallback.api.limits import Admission, LimitedBody, check_length
 from fallback.api.refusing import family_of, refusal_response

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["Outgoing"]
+from starlette.types import Message, Send
+
+__all__ = ["Outgoing", "send_unasked"]
 
 _HEAD = b"HTTP/1."
 
@@ -80,3 +83,10 @@ class _Nowhere(asyncio.Transport):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+async def send_unasked(cycle: Any, send: Send, message: Message) -> None:
+    """Send for a caller who waits with its body: who was never told to go on may leave it out, and its end is not known."""
+    if cycle.waiting_for_100_continue:
+        cycle.keep_alive = False
+    await send(message)

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from fallback.api.access import Access
 from fallback.api.closing import Closing
-from fallback.api.connection import Connections
+from fallback.api.connections import Connections
 from fallback.api.doorway import Doorway
 from fallback.api.limits import Admission
 from fallback.api.metrics import CONTENT_TYPE, Metrics

@@ -85,7 +85,12 @@ class DirectTransport:
             connection = await self._opened(target.place, connect_s, limit_s)
             limit_s = until - loop.time()
         reply = connection.ask(target.head + b"%d\r\n\r\n" % len(request.body), request.body)
-        await reply.begun(limit_s)
+        try:
+            await reply.begun(limit_s)
+        except TransportError as error:
+            if connection.idle_since and error.kind is FailureKind.CONNECTION:
+                self._leave_idle(target.place)
+            raise
         return reply
 
     async def close(self) -> None:
@@ -177,6 +182,11 @@ class DirectTransport:
         self._idle.setdefault(place, []).append(connection)
         if self._timer is None:
             self._timer = loop.call_later(KEEP_ALIVE_S, self._sweep)
+
+    def _leave_idle(self, place: Place) -> None:
+        """Close what is idle there: one of these ended as it was used again, and so may the others, under the very retry."""
+        for connection in self._idle.pop(place, ()):
+            connection.abort()
 
     def _lost(self, connection: Connection, place: Place) -> None:
         self._open.discard(connection)
