@@ -76,6 +76,8 @@ class Problem:
 
     path: str
     message: str
+    source: str = ""
+    """What has to be changed, where that is not the file of settings."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -87,9 +89,13 @@ class ConfigError(FallbackError):
     def __init__(self, problems: Sequence[Problem], *, source: str = "providers.yaml") -> None:
         self.problems = tuple(problems)
         self.source = source
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__(f"{source}: {count}\n{lines}")
+        sources = dict.fromkeys(problem.source for problem in self.problems)
+        super().__init__("\n".join(self._told(each) for each in sources))
+
+    def _told(self, source: str) -> str:
+        lines = [f"  {problem}" for problem in self.problems if problem.source == source]
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        return "\n".join((f"{source or self.source}: {count}", *lines))
 
 
 class RequestError(FallbackError):
