@@ -252,6 +252,20 @@ def test_wrong_arguments_are_status_2_with_a_sentence(
     assert standin.tenant("groq_llama").counters.requests == 0
 
 
+@pytest.mark.parametrize(
+    "command", [("main.py",), ("-m", "fallback", "ask", "hi"), ("-m", "fallback", "report")]
+)
+def test_without_the_requirements_one_line_says_how_to_get_them(command: tuple[str, ...]) -> None:
+    # -S: a Python that finds no installed package, such as the system's.
+    done = subprocess.run(
+        [sys.executable, "-S", *command],
+        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    told = r"the requirements are not installed here \(\w+ is missing\): \. \.venv/bin/activate, or pip install -r requirements\.txt\n"
+    assert re.fullmatch(told, done.stderr)
+
+
 def test_a_question_that_is_no_text_is_status_2(fallback: Fallback) -> None:
     done = fallback("ask", os.fsdecode(b"caf\xe9"))
     assert done.returncode == 2

@@ -38,7 +38,18 @@ __all__ = [
     "StreamBrokenError",
     "TransportError",
     "UnknownModelError",
+    "not_installed",
 ]
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return what to tell whoever started the program without its requirements. Raises `error` where it is a defect of ours."""
+    if (error.name or "fallback").partition(".")[0] == "fallback":
+        raise error
+    return (
+        f"the requirements are not installed here ({error.name} is missing): "
+        ". .venv/bin/activate, or pip install -r requirements.txt"
+    )
 
 
 class Phase(StrEnum):
