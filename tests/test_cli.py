@@ -129,6 +129,11 @@ def test_the_answer_goes_to_stdout_and_the_account_to_stderr(fallback: Fallback,
     assert {line["source"] for line in log(config)} == {"cli"}
 
 
+def test_several_words_are_one_question(fallback: Fallback, standin: StandInThread) -> None:
+    assert fallback("ask", "What", "is", "it", "--max-tokens", "7").returncode == 0
+    assert standin.tenant("groq_llama").last_requests[-1].body["messages"][-1]["content"] == "What is it"
+
+
 def test_a_failover_is_told_and_survived(fallback: Fallback, standin: StandInThread) -> None:
     standin.tenant("groq_llama").always(Fault(kind="status", status=503))
     done = fallback("ask", "Hello")
@@ -433,6 +438,19 @@ def test_the_table_is_aligned_and_complete(providers: Providers) -> None:
         assert [row[column:].startswith(cell) for row, cell in zip(rows, cells, strict=True)] == [True] * 3
     assert rows[2].endswith("no key: set KEYLESS_API_KEY in .env")
     assert providers("status")[1] == out
+
+
+def test_a_drilled_failure_is_not_the_kind_of_those_that_count(
+    providers: Providers, fallback: Fallback, standin: StandInThread
+) -> None:
+    groq = standin.tenant("groq_llama")
+    groq.always(Fault(kind="status", status=503))
+    fallback("ask", "Hello")
+    groq.always(None)
+    providers("end-cooldown", "groq_llama")
+    assert providers("drill", "groq_llama", "unauthorized")[0] == 0
+    fallback("ask", "Hello")
+    assert re.search(r"groq_llama .* 1 call, 1 failed, last with overloaded  .* by cli", providers()[1])
 
 
 def test_the_table_tells_what_happened_lately(
