@@ -163,3 +163,12 @@ def test_every_make_target_that_is_named_exists() -> None:
     for target in set(re.findall(r"`?make (\w+)", README)):
         if target != "sure":
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"there is no make {target}"
+
+
+def test_make_says_what_it_does_before_each_silent_installation() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    silent = re.findall(r"^(.*)\n(\t.*pip install .*--quiet .*)$", makefile, re.MULTILINE)
+    assert len(silent) == 2
+    for before, command in silent:
+        requirements = command.rsplit(" ", 1)[-1]
+        assert before.startswith(f'\t@echo "Installing {requirements}'), command
