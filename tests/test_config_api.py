@@ -130,9 +130,13 @@ class TestKeys:
             "keys-of-callers.KEYS",
             "Keys-of-2026-callers.list",
             "secrets/keys-of-callers",
+            "secrets/2026/api_keys_v2",
             "secrets\\keys-of-callers",
             "/run/secrets/callers",
             "/etc/llm_fallback/ApiKeys2",
+            "/etc/Fallback/ApiKeysOfCallers",
+            "/data/a&b/keys-of-callers",
+            "/srv/x7F3/keys",
             "~/keys-of-the-callers",
             ".keys-of-the-callers",
             "../x7F3/keys-of-callers",
@@ -140,7 +144,7 @@ class TestKeys:
     )
     def test_the_name_of_a_file_that_is_missing_is_never_a_key(self, tmp_path: Path, named: str) -> None:
         [alone] = problems(tmp_path, {"API_KEYS": named})
-        assert "there is no such file" in alone
+        assert "the file that it names is not there" in alone
         [listed] = problems(tmp_path, {"API_KEYS": f"{ONE}, {named}"})
         assert listed.startswith("API_KEYS: key 2 looks like the name of a file")
         assert named not in alone + listed
@@ -154,9 +158,11 @@ class TestKeys:
                 raw.hex(),
                 base64.b64encode(raw).decode(),
                 base64.b64encode(b"\xff" + raw).decode(),
+                base64.b64encode(raw[:12]).decode(),
                 base64.urlsafe_b64encode(raw).decode().rstrip("="),
                 "sk-" + base64.b32encode(raw).decode(),
                 "".join(draw.choices(unreserved, k=32)),
+                draw.choice("~.") + "".join(draw.choices(unreserved, k=24)),
                 str(uuid.UUID(bytes=raw[:16])),
             ]
             for key in drawn:

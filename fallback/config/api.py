@@ -27,9 +27,12 @@ _ENDING = re.compile(
     r".*\.(cfg|conf|csv|dat|env|ini|json|keys?|list|lst|md|pem|secrets?|sha256|text|toml|txt|ya?ml)",
     re.IGNORECASE | re.DOTALL,
 )
-_ROOTED = re.compile(r"((~[\w.-]*|\.{0,2})[/\\]|[A-Za-z]:[/\\])[\w ./\\~:@+-]*")
+_ROOTED = re.compile(r"((~[\w.-]*|\.{0,2})/|[A-Za-z]:[/\\])[\w ./\\-]*")
+_ROOT = re.compile(
+    r"/(app|config|data|etc|home|mnt|opt|private|root|run|secrets|srv|tmp|usr|var|Users|Volumes)/"
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_WORD = re.compile(r"([A-Z]?[a-z]*([A-Z][a-z]+)*|[A-Z]+)[0-9]{0,4}")
+_WORD = re.compile(r"([A-Z]?[a-z]*|[A-Z]+)[0-9]{0,4}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 
 
@@ -143,7 +146,7 @@ def _looks_like_a_file(text: str) -> bool:
     """
     if _ENDING.fullmatch(text):
         return True
-    if _ROOTED.fullmatch(text) and not _BASE64.fullmatch(text):
+    if _ROOT.match(text) or (_ROOTED.fullmatch(text) and not _BASE64.fullmatch(text)):
         return True
     has_sign = text.startswith(("~", ".")) or "/" in text or "\\" in text
     return has_sign and all(map(_WORD.fullmatch, re.split(r"[ ._~:/\\-]+", text)))
@@ -157,7 +160,7 @@ def _keys_of_file(file: Path, problems: list[Problem]) -> list[tuple[str, ApiKey
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else type(error).__name__
         message = f"the file that it names cannot be read ({reason})"
         if isinstance(error, FileNotFoundError):
-            message = "there is no such file as it names; a relative path is taken from the folder of providers.yaml"
+            message = "the file that it names is not there (a relative path is taken from the folder of providers.yaml)"
         problems.append(Problem(path="API_KEYS", message=message))
         return []
     found: list[tuple[str, ApiKey]] = []
