@@ -20,9 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from fallback.config import Settings, load
-from fallback.config.files import read_variables
-from fallback.core.errors import ConfigError
+from fallback.core.errors import ConfigError, not_installed
+
+try:
+    from fallback.config import Settings, load
+    from fallback.config.files import read_variables
+except ModuleNotFoundError as error:
+    sys.exit(not_installed(error))
 
 if TYPE_CHECKING:
     from fallback.demo import Demo

@@ -3,6 +3,10 @@
 import sys
 
 from fallback.cli import main
+from fallback.core.errors import not_installed
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ModuleNotFoundError as error:
+        sys.exit(not_installed(error))

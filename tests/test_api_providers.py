@@ -269,8 +269,22 @@ def test_a_test_that_fails_is_an_error_with_its_account(client: TestClient, stan
 
 def test_a_test_of_one_that_is_off_or_has_no_key_says_so(client: TestClient) -> None:
     patch(client, "/groq_llama", enabled=False)
-    assert "switched off" in client.post("/api/providers/groq_llama/test", headers=JSON).json()["error"]
-    assert "no key" in client.post("/api/providers/keyless/test", headers=JSON).json()["error"]
+    for name, why in (("groq_llama", "switched off"), ("keyless", "no key: set KEYLESS_API_KEY")):
+        reply = client.post(f"/api/providers/{name}/test", headers=JSON)
+        assert (reply.status_code, reply.json()["error_type"]) == (503, "providers_failed")
+        assert reply.json()["error"].startswith(why)
+        assert "together_llama" not in reply.json()["error"]
+
+
+def test_a_test_that_asks_nobody_is_no_request_in_the_log_and_one_that_asks_is(
+    client: TestClient, standin: StandInThread, tmp_path: Path
+) -> None:
+    standin.tenant("groq_llama").always(Fault(kind="status", status=503))
+    client.post("/api/providers/keyless/test", headers=JSON)
+    client.post("/api/providers/groq_llama/test", headers=JSON)
+    lines = [json.loads(line) for line in (tmp_path / "logs/usage.log").read_text().splitlines()]
+    told = [(line["source"], line["outcome"]) for line in lines if line["kind"] == "request"]
+    assert told == [("test", "error")]
 
 
 def test_a_test_under_way_holds_nobody_up(client: TestClient, standin: StandInThread) -> None:

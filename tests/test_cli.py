@@ -129,6 +129,11 @@ def test_the_answer_goes_to_stdout_and_the_account_to_stderr(fallback: Fallback,
     assert {line["source"] for line in log(config)} == {"cli"}
 
 
+def test_several_words_are_one_question(fallback: Fallback, standin: StandInThread) -> None:
+    assert fallback("ask", "What", "is", "it", "--max-tokens", "7").returncode == 0
+    assert standin.tenant("groq_llama").last_requests[-1].body["messages"][-1]["content"] == "What is it"
+
+
 def test_a_failover_is_told_and_survived(fallback: Fallback, standin: StandInThread) -> None:
     standin.tenant("groq_llama").always(Fault(kind="status", status=503))
     done = fallback("ask", "Hello")
@@ -250,6 +255,20 @@ def test_wrong_arguments_are_status_2_with_a_sentence(
     assert sentence in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
     assert standin.tenant("groq_llama").counters.requests == 0
+
+
+@pytest.mark.parametrize(
+    "command", [("main.py",), ("-m", "fallback", "ask", "hi"), ("-m", "fallback", "report")]
+)
+def test_without_the_requirements_one_line_says_how_to_get_them(command: tuple[str, ...]) -> None:
+    # -S: a Python that finds no installed package, such as the system's.
+    done = subprocess.run(
+        [sys.executable, "-S", *command],
+        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    told = r"the requirements are not installed here \(\w+ is missing\): \. \.venv/bin/activate, or pip install -r requirements\.txt\n"
+    assert re.fullmatch(told, done.stderr)
 
 
 def test_a_question_that_is_no_text_is_status_2(fallback: Fallback) -> None:
@@ -419,6 +438,19 @@ def test_the_table_is_aligned_and_complete(providers: Providers) -> None:
         assert [row[column:].startswith(cell) for row, cell in zip(rows, cells, strict=True)] == [True] * 3
     assert rows[2].endswith("no key: set KEYLESS_API_KEY in .env")
     assert providers("status")[1] == out
+
+
+def test_a_drilled_failure_is_not_the_kind_of_those_that_count(
+    providers: Providers, fallback: Fallback, standin: StandInThread
+) -> None:
+    groq = standin.tenant("groq_llama")
+    groq.always(Fault(kind="status", status=503))
+    fallback("ask", "Hello")
+    groq.always(None)
+    providers("end-cooldown", "groq_llama")
+    assert providers("drill", "groq_llama", "unauthorized")[0] == 0
+    fallback("ask", "Hello")
+    assert re.search(r"groq_llama .* 1 call, 1 failed, last with overloaded  .* by cli", providers()[1])
 
 
 def test_the_table_tells_what_happened_lately(

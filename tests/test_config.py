@@ -431,11 +431,11 @@ class TestProviders:
         assert [problem.split(": ")[0] for problem in found] == [
             "log_contents",
             "providers[0].modle",
-            "GROQ_API_KEY",
             "providers[1].priority",
             "providers[2].timeouts",
             "routing.retries",
             "routes.fast[0]",
+            "GROQ_API_KEY",
         ]
 
 
@@ -793,6 +793,29 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load(tmp_path / "absent.yaml", environ={})
         assert str(caught.value) == f"{tmp_path / 'absent.yaml'}: 1 problem\n  no such file"
+
+    def test_problems_are_headed_by_what_has_to_be_changed(self, tmp_path: Path) -> None:
+        (tmp_path / ".streamlit").mkdir()
+        (tmp_path / ".streamlit/secrets.toml").write_text("no TOML")
+        environ = {"API_KEYS": "short", "GROQ_API_KEY": "two words"}
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider(modle="x")]}, environ, "DASHBOARD_PASSWORD=abc\nodd\n")
+        told = re.sub(r"^(  \S+?):? .*", r"\1", str(caught.value), flags=re.MULTILINE)
+        assert told.splitlines() == [
+            f"{tmp_path / 'providers.yaml'}: 1 problem",
+            "  providers[0].modle",
+            ".env or the environment: 3 problems",
+            "  GROQ_API_KEY",
+            "  API_KEYS",
+            "  DASHBOARD_PASSWORD",
+            ".streamlit/secrets.toml: 1 problem",
+            "  .streamlit/secrets.toml",
+        ]
+
+    def test_only_wrong_variables_leave_the_file_out_of_it(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, {"providers": [provider()]}, {"DASHBOARD_PASSWORD": "abc"})
+        assert str(caught.value).startswith(".env or the environment: 1 problem\n  DASHBOARD_PASSWORD: ")
 
     def test_a_folder_in_place_of_the_file_is_one_clear_problem(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="expected a file, found a folder"):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import random
 import re
+import string
+import uuid
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +17,8 @@ import pytest
 import yaml
 
 from fallback.config import ACCEPTED_KEYS, ApiSettings, Settings, load
-from fallback.core.errors import ConfigError
+from fallback.config.api import read_api_keys
+from fallback.core.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[1]
 ONE, TWO = "a-key-of-the-tests-1", "a-key-of-the-tests-2"
@@ -117,6 +122,53 @@ class TestKeys:
     def test_a_path_that_holds_no_file_is_a_problem_and_no_key(self, tmp_path: Path, value: str) -> None:
         [problem] = problems(tmp_path, {"API_KEYS": value})
         assert problem.startswith("API_KEYS: ")
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            "keys-of-callers.txt",
+            "keys-of-callers.KEYS",
+            "Keys-of-2026-callers.list",
+            "secrets/keys-of-callers",
+            "secrets/2026/api_keys_v2",
+            "secrets\\keys-of-callers",
+            "/run/secrets/callers",
+            "/etc/llm_fallback/ApiKeys2",
+            "/etc/Fallback/ApiKeysOfCallers",
+            "/data/a&b/keys-of-callers",
+            "/srv/x7F3/keys",
+            "~/keys-of-the-callers",
+            ".keys-of-the-callers",
+            "../x7F3/keys-of-callers",
+        ],
+    )
+    def test_the_name_of_a_file_that_is_missing_is_never_a_key(self, tmp_path: Path, named: str) -> None:
+        [alone] = problems(tmp_path, {"API_KEYS": named})
+        assert "the file that it names is not there" in alone
+        [listed] = problems(tmp_path, {"API_KEYS": f"{ONE}, {named}"})
+        assert listed.startswith("API_KEYS: key 2 looks like the name of a file")
+        assert named not in alone + listed
+
+    def test_a_random_key_of_any_alphabet_is_never_taken_for_a_file(self, tmp_path: Path) -> None:
+        draw = random.Random(7)
+        unreserved = string.ascii_letters + string.digits + "-._~"
+        for _ in range(3000):
+            raw = draw.randbytes(draw.choice((16, 18, 24, 32)))
+            drawn = [
+                raw.hex(),
+                base64.b64encode(raw).decode(),
+                base64.b64encode(b"\xff" + raw).decode(),
+                base64.b64encode(raw[:12]).decode(),
+                base64.urlsafe_b64encode(raw).decode().rstrip("="),
+                "sk-" + base64.b32encode(raw).decode(),
+                "".join(draw.choices(unreserved, k=32)),
+                draw.choice("~.") + "".join(draw.choices(unreserved, k=24)),
+                str(uuid.UUID(bytes=raw[:16])),
+            ]
+            for key in drawn:
+                found: list[Problem] = []
+                read_api_keys({"API_KEYS": key}, tmp_path, found)
+                assert found == [], key
 
     def test_a_variable_or_file_without_a_key_is_no_open_door(self, tmp_path: Path) -> None:
         expected = ["API_KEYS: holds no key; remove it to serve without keys"]

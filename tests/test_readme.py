@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from fallback.config import load
+from fallback.core.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,6 +42,22 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("main.py", "streamlit_app.py", "providers.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
+
+
+def test_the_mistakes_that_are_shown_are_told_in_the_same_words(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = re.search(r"^```\n(providers.yaml: .*?)```", README, re.DOTALL | re.MULTILINE)
+    file = checkout / "providers.yaml"
+    text = file.read_text(encoding="utf-8")
+    text = text.replace("    model: llama-3.1-8b-instant", "    modle: llama-3.1-8b-instant", 1)
+    text = re.sub(r"^  retries: \d+", "  retries: many", text, count=1, flags=re.MULTILINE)
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(checkout)
+    with pytest.raises(ConfigError) as caught:
+        load("providers.yaml", environ={})
+    assert shown
+    assert shown[1] == f"{caught.value}\n"
 
 
 @pytest.mark.local_model
@@ -144,3 +163,12 @@ def test_every_make_target_that_is_named_exists() -> None:
     for target in set(re.findall(r"`?make (\w+)", README)):
         if target != "sure":
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"there is no make {target}"
+
+
+def test_make_says_what_it_does_before_each_silent_installation() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    silent = re.findall(r"^(.*)\n(\t.*pip install .*--quiet .*)$", makefile, re.MULTILINE)
+    assert len(silent) == 2
+    for before, command in silent:
+        requirements = command.rsplit(" ", 1)[-1]
+        assert before.startswith(f'\t@echo "Installing {requirements}'), command

@@ -401,6 +401,18 @@ def test_each_kind_of_line_becomes_its_record(scene: Scene) -> None:
     hash(snapshot)  # nothing in it can change
 
 
+def test_the_last_failure_is_that_of_a_call_that_counts(scene: Scene) -> None:
+    scene.write(
+        line(outcome="timeout", ts=NOON - 4),
+        line(outcome="connection", ts=NOON - 3),
+        line(ts=NOON - 2),
+        line(drill=True, outcome="authentication", ts=NOON - 1),
+    )
+    health = scene.read().provider("groq")
+    assert (health.failures, health.last_failure) == (2, "connection")
+    assert scene.read(include_drills=True).provider("groq").last_failure == "authentication"
+
+
 def test_drills_are_listed_but_leave_the_figures_alone_unless_asked_for(scene: Scene) -> None:
     scene.write(line(drill=True, outcome="timeout", ts=NOON - 1), line(drill=True, duration_s=9.0))
     health = scene.read().provider("groq")

@@ -126,6 +126,14 @@ def test_logs_of_several_replicas_are_one_report_or_one_each(
     assert "--instance: the log knows no 'c'; it knows b, a" in told
 
 
+def test_an_unknown_name_is_told_every_known_one_once(
+    capsys: pytest.CaptureFixture[str], configuration: Path
+) -> None:
+    fill(configuration)
+    told = run(capsys, configuration, "--provider", "nope", status=2)
+    assert told == "--provider: the log knows no 'nope'; it knows groq, together\n"
+
+
 def test_an_empty_log_is_no_error(capsys: pytest.CaptureFixture[str], configuration: Path) -> None:
     assert "Nothing was asked in this time." in run(capsys, configuration)
     assert json.loads(run(capsys, configuration, "--json"))["totals"]["requests"] == 0

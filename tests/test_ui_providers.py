@@ -337,6 +337,18 @@ def test_a_test_call_that_fails_says_why(start: Start, standin: StandInThread) -
     assert "**Test** It did not accept the API key. Check its key in .env, then restart." in shown(page)
 
 
+def test_a_test_call_without_a_key_says_which_one_to_set(start: Start) -> None:
+    start(
+        "{name: no_key, type: groq, endpoint: 'https://api.groq.com/openai/v1/chat/completions', model: m, priority: 3}"
+    )
+    page = opened()
+    click(page, "providers_test_no_key")
+    assert trials().wait("no_key", BOUND_S)
+    checked(page.run())
+    told = "**Test** No answer: no key: set NO_KEY_API_KEY or GROQ_API_KEY in .env."
+    assert told in shown(page).replace("\\", "")
+
+
 def test_a_page_does_not_wait_for_the_provider_it_tests(start: Start, standin: StandInThread) -> None:
     router = start()
     standin.tenant("groq_llama").always(Fault(kind="hang"))

@@ -56,7 +56,9 @@ def _add_ask(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parents=[_common(json="print the whole answer as POST /api/generate gives it")],
         allow_abbrev=False,
     )
-    ask.add_argument("prompt", help="the question; - reads it from stdin")
+    ask.add_argument(
+        "prompt", nargs="+", help="the question, quoted or as several words; - reads it from stdin"
+    )
     ask.add_argument(
         "--model", default="auto", help="a route, a provider or a model to ask first (default auto)"
     )

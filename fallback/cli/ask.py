@@ -36,7 +36,7 @@ MAX_PROMPT_BYTES = 1024 * 1024
 def ask(options: argparse.Namespace, screen: Screen) -> int:
     """Ask and show. Returns the exit status; raises RequestError, UsageError and ConfigError."""
     request = chat_request(
-        _prompt(options.prompt),
+        _prompt(" ".join(options.prompt)),
         system=options.system,
         model=options.model,
         temperature=options.temperature,

@@ -104,8 +104,9 @@ def _window(ends: tuple[float | None, float], first_ts: float | None) -> Window:
 def _among(option: str, given: list[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     wrong = [name for name in given or () if name not in known]
     if wrong:
+        names = list(dict.fromkeys(known))
         raise UsageError(
-            f"{option}: the log knows no {wrong[0][:60]!a}; it knows {', '.join(known[:20]) or 'none'}"
+            f"{option}: the log knows no {wrong[0][:60]!a}; it knows {', '.join(names[:20]) or 'none'}"
         )
     return tuple(given or ())
 

@@ -202,9 +202,8 @@ def _calls(health: ProviderHealth) -> str:
     if not health.attempts:
         return "-"
     calls = "1 call" if health.attempts == 1 else f"{health.attempts} calls"
-    failed = f", {health.failures} failed" if health.failures else ""
-    last = f", last with {health.last_error.kind}" if health.failures and health.last_error else ""
-    return f"{calls}{failed}{last}"
+    failed = f", {health.failures} failed, last with {health.last_failure}" if health.failures else ""
+    return f"{calls}{failed}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

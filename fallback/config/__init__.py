@@ -11,7 +11,7 @@ or changes the environment. docs/configuration.md describes every key for the pe
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from fallback.config.api import (
     read_api,
     read_api_keys,
 )
-from fallback.config.dashboard import DASHBOARD_KEYS, read_dashboard
+from fallback.config.dashboard import DASHBOARD_KEYS, SECRETS_FILE, read_dashboard
 from fallback.config.files import read_variables, read_yaml
 from fallback.config.log import read_instance, read_sources
 from fallback.config.providers import MODEL_KEYS, PROVIDER_KEYS, TIMEOUT_KEYS, check_name, read_providers
@@ -99,6 +99,8 @@ class Settings:
         return self if name is None else replace(self, log=replace(self.log, instance=f"{name}-{number}"))
 
 
+VARIABLES = ".env or the environment"
+
 _SECONDS = Number(low=0, high=86_400, above=True)
 _ROUTING: Final[Mapping[str, Number | tuple[str, ...]]] = MappingProxyType(
     {
@@ -141,24 +143,37 @@ def load(path: str | Path = "providers.yaml", *, environ: Mapping[str, str] | No
     """
     file = Path(path)
     problems: list[Problem] = []
+    outside: list[Problem] = []
     tree = read_yaml(file, str(path), problems)
-    variables = read_variables(file.parent / ".env", os.environ if environ is None else environ, problems)
+    variables = read_variables(file.parent / ".env", os.environ if environ is None else environ, outside)
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else shown(tree)
         problems.append(
             Problem(path="", message=f"expected a mapping that begins with `providers:`, got {found}")
         )
-        raise ConfigError(problems, source=str(path))
-    settings = _settings(tree, file.absolute(), variables, problems)
-    if problems:
-        raise ConfigError(problems, source=str(path))
+        raise ConfigError(problems + _placed(outside), source=str(path))
+    settings = _settings(tree, file.absolute(), variables, problems, outside)
+    if problems or outside:
+        raise ConfigError(problems + _placed(outside), source=str(path))
     return settings
 
 
+def _placed(outside: Sequence[Problem]) -> list[Problem]:
+    """Return the problems of the variables and of the secrets, each with where it is."""
+    return [
+        replace(problem, source=SECRETS_FILE if problem.path.startswith(SECRETS_FILE) else VARIABLES)
+        for problem in outside
+    ]
+
+
 def _settings(
-    tree: dict[object, object], file: Path, variables: Mapping[str, str], problems: list[Problem]
+    tree: dict[object, object],
+    file: Path,
+    variables: Mapping[str, str],
+    problems: list[Problem],
+    outside: list[Problem],
 ) -> Settings:
-    """Return the settings; where `problems` were noted, wrong values are left out of them."""
+    """Return the settings; where `problems` were noted, or those `outside` of the file, wrong values are left out."""
     advice = [
         f"{block}.{key}" for block in ("routing", "log", "api", "dashboard") for key in ACCEPTED_KEYS[block]
     ]
@@ -166,29 +181,29 @@ def _settings(
     entries = top.items("providers", of="providers")
     if not entries and (top.get("providers") is None or top.get("providers") == []):
         top.note("providers", "expected a list of at least one provider, got nothing")
-    providers = read_providers(entries, file.parent, variables, problems)
+    providers = read_providers(entries, file.parent, variables, problems, outside)
     return Settings(
         providers=tuple(sorted(providers, key=lambda provider: provider.priority)),
         routing=_routing(top, [provider.name for provider in providers]),
-        log=_log(top, file.parent, variables, problems),
+        log=_log(top, file.parent, variables, outside),
         source=file,
         session_secret=Secret(variables["SESSION_SECRET"]) if "SESSION_SECRET" in variables else None,
         api=read_api(top),
-        api_keys=read_api_keys(variables, file.parent, problems),
-        allowed_hosts=read_allowed_hosts(variables, problems),
-        dashboard=read_dashboard(top, variables, file.parent, problems),
-        telemetry=read_telemetry(variables, problems),
-        state=read_state_server(variables, problems),
+        api_keys=read_api_keys(variables, file.parent, outside),
+        allowed_hosts=read_allowed_hosts(variables, outside),
+        dashboard=read_dashboard(top, variables, file.parent, outside),
+        telemetry=read_telemetry(variables, outside),
+        state=read_state_server(variables, outside),
     )
 
 
-def _log(top: Section, folder: Path, variables: Mapping[str, str], problems: list[Problem]) -> LogSettings:
+def _log(top: Section, folder: Path, variables: Mapping[str, str], outside: list[Problem]) -> LogSettings:
     block = top.section("log", ACCEPTED_KEYS["log"])
     rotate_bytes = block.whole("rotate_bytes", Number(low=4096, high=1024**4, whole=True))
     return LogSettings(
         folder=resolved_path(block, "folder", folder) or folder / "logs",
-        instance=read_instance(variables, problems),
-        sources=read_sources(variables, folder, problems),
+        instance=read_instance(variables, outside),
+        sources=read_sources(variables, folder, outside),
         **given(content=top.flag("log_content"), rotate_bytes=rotate_bytes),
     )
 

@@ -23,7 +23,16 @@ MIN_KEY_CHARS = 16
 MAX_KEY_FILE_BYTES = 1024 * 1024
 _KEY = re.compile(r"[!-~]+")
 _KEY_LINE = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})\s*:\s*(?P<digest>[0-9a-fA-F]{64})")
-_LOOKS_LIKE_A_PATH = re.compile(r"(~[^/\\]*|\.{0,2})[/\\].*|[A-Za-z]:[/\\].*")
+_ENDING = re.compile(
+    r".*\.(cfg|conf|csv|dat|env|ini|json|keys?|list|lst|md|pem|secrets?|sha256|text|toml|txt|ya?ml)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ROOTED = re.compile(r"((~[\w.-]*|\.{0,2})/|[A-Za-z]:[/\\])[\w ./\\-]*")
+_ROOT = re.compile(
+    r"/(app|config|data|etc|home|mnt|opt|private|root|run|secrets|srv|tmp|usr|var|Users|Volumes)/"
+)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_WORD = re.compile(r"([A-Z]?[a-z]*|[A-Z]+)[0-9]{0,4}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 
 
@@ -98,7 +107,12 @@ def read_api_keys(variables: Mapping[str, str], folder: Path, problems: list[Pro
         found = _keys_of_file(file, problems)
     else:
         for number, key in enumerate(filter(None, map(str.strip, value.split(","))), 1):
-            if len(key) < MIN_KEY_CHARS or not _KEY.fullmatch(key):
+            if _looks_like_a_file(key):
+                message = (
+                    f"key {number} looks like the name of a file: name one file alone, or list random keys"
+                )
+                problems.append(Problem(path="API_KEYS", message=message))
+            elif len(key) < MIN_KEY_CHARS or not _KEY.fullmatch(key):
                 message = (
                     f"key {number} is too short or holds a space or a character outside ASCII: expected at least "
                     f"{MIN_KEY_CHARS} characters, separated by commas, or the path of a file that exists"
@@ -114,13 +128,28 @@ def read_api_keys(variables: Mapping[str, str], folder: Path, problems: list[Pro
 
 
 def _key_file(value: str, folder: Path) -> Path | None:
+    is_named = "," not in value and _looks_like_a_file(value)
     path = Path(value)
     try:
         file = folder / path.expanduser()
-        return file if _LOOKS_LIKE_A_PATH.fullmatch(value) or file.is_file() else None
+        return file if is_named or file.is_file() else None
     except (OSError, RuntimeError, ValueError):
         # A home folder that is not known, a text too long for a path.
-        return path if _LOOKS_LIKE_A_PATH.fullmatch(value) else None
+        return path if is_named else None
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Return whether `text` was meant as the name of a file: taken for a key, anybody could guess it.
+
+    Random keys are none of it, though base64 holds slashes and other alphabets dots: they do not end in a file's usual
+    ending, and what stands between their slashes is no word.
+    """
+    if _ENDING.fullmatch(text):
+        return True
+    if _ROOT.match(text) or (_ROOTED.fullmatch(text) and not _BASE64.fullmatch(text)):
+        return True
+    has_sign = text.startswith(("~", ".")) or "/" in text or "\\" in text
+    return has_sign and all(map(_WORD.fullmatch, re.split(r"[ ._~:/\\-]+", text)))
 
 
 def _keys_of_file(file: Path, problems: list[Problem]) -> list[tuple[str, ApiKey]]:
@@ -130,6 +159,8 @@ def _keys_of_file(file: Path, problems: list[Problem]) -> list[tuple[str, ApiKey
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else type(error).__name__
         message = f"the file that it names cannot be read ({reason})"
+        if isinstance(error, FileNotFoundError):
+            message = "the file that it names is not there (a relative path is taken from the folder of providers.yaml)"
         problems.append(Problem(path="API_KEYS", message=message))
         return []
     found: list[tuple[str, ApiKey]] = []

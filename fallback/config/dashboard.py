@@ -20,7 +20,7 @@ from fallback.providers.settings import Secret
 from fallback.signin import DashboardSettings, OidcSettings, PasswordHash, People
 from fallback.signin.passwords import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, looks_like_a_hash
 
-__all__ = ["DASHBOARD_KEYS", "read_dashboard"]
+__all__ = ["DASHBOARD_KEYS", "SECRETS_FILE", "read_dashboard"]
 
 DASHBOARD_KEYS = ("session_s",)
 SECRETS_FILE = ".streamlit/secrets.toml"

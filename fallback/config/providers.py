@@ -74,10 +74,17 @@ def check_name(section: Section, key: str, name: str) -> None:
 
 
 def read_providers(
-    entries: Sequence[object], folder: Path, variables: Mapping[str, str], problems: list[Problem]
+    entries: Sequence[object],
+    folder: Path,
+    variables: Mapping[str, str],
+    problems: list[Problem],
+    outside: list[Problem],
 ) -> list[ProviderSettings]:
-    """Return the providers in the file's order; paths in them are relative to `folder`, keys come out of `variables`."""
-    keys = _Keys(variables=variables, problems=problems)
+    """Return the providers in the file's order; paths in them are relative to `folder`, keys come out of `variables`.
+
+    What is wrong with a key is noted `outside`.
+    """
+    keys = _Keys(variables=variables, problems=outside)
     providers: list[ProviderSettings] = []
     first_of: dict[str, str] = {}
     for index, raw in enumerate(entries):

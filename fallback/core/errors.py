@@ -38,7 +38,18 @@ __all__ = [
     "StreamBrokenError",
     "TransportError",
     "UnknownModelError",
+    "not_installed",
 ]
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return what to tell whoever started the program without its requirements. Raises `error` where it is a defect of ours."""
+    if (error.name or "fallback").partition(".")[0] == "fallback":
+        raise error
+    return (
+        f"the requirements are not installed here ({error.name} is missing): "
+        ". .venv/bin/activate, or pip install -r requirements.txt"
+    )
 
 
 class Phase(StrEnum):
@@ -76,6 +87,8 @@ class Problem:
 
     path: str
     message: str
+    source: str = ""
+    """What has to be changed, where that is not the file of settings."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -87,9 +100,13 @@ class ConfigError(FallbackError):
     def __init__(self, problems: Sequence[Problem], *, source: str = "providers.yaml") -> None:
         self.problems = tuple(problems)
         self.source = source
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__(f"{source}: {count}\n{lines}")
+        sources = dict.fromkeys(problem.source for problem in self.problems)
+        super().__init__("\n".join(self._told(each) for each in sources))
+
+    def _told(self, source: str) -> str:
+        lines = [f"  {problem}" for problem in self.problems if problem.source == source]
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        return "\n".join((f"{source or self.source}: {count}", *lines))
 
 
 class RequestError(FallbackError):

@@ -77,11 +77,25 @@ class Ending:
 
 
 def ending_of(
-    step: GiveUp, attempts: Sequence[AttemptReport], statuses: Sequence[ProviderStatus], *, deadline_s: float
+    step: GiveUp,
+    attempts: Sequence[AttemptReport],
+    statuses: Sequence[ProviderStatus],
+    *,
+    deadline_s: float,
+    only: str | None = None,
 ) -> Ending:
-    """Return how a request ended with `step`, after `attempts`, the providers standing as `statuses` say."""
+    """Return how a request ended with `step`, after `attempts`, the providers standing as `statuses` say.
+
+    `only` names the one provider that could be asked; None: any.
+    """
     closing = step.failure is not None and step.failure.kind is FailureKind.CANCELLED
-    text = "the router is closing" if closing else _explained(step, attempts, statuses, deadline_s)
+    own = [status.text for status in statuses if status.name == only]
+    if closing:
+        text = "the router is closing"
+    elif own and step.reason is GiveUpReason.NONE_AVAILABLE:
+        text = own[0]
+    else:
+        text = _explained(step, attempts, statuses, deadline_s)
     return Ending(step=step, text=text, closing=closing)
 
 

@@ -25,7 +25,7 @@ from fallback.core.models import (
     Usage,
     Waiting,
 )
-from fallback.core.plan import CANCELLED, GiveUp, Plan, Try, Wait, start
+from fallback.core.plan import CANCELLED, GiveUp, GiveUpReason, Plan, Try, Wait, start
 from fallback.core.roster import Permit, Settlement
 from fallback.loop.call import Call
 from fallback.loop.commands import Command, Probe, RoutingContext, Sleep
@@ -52,6 +52,7 @@ class Exchange:
         self.request = request
         self._context = context
         self._live = live
+        self._only = only
         self._started = context.clock()
         self._plan: Plan = start(request, context.roster, self._started, only=only)
         self._created = int(context.wall())
@@ -242,14 +243,19 @@ class Exchange:
             self._reports,
             self._context.roster.status(now),
             deadline_s=plan.deadline - plan.started,
+            only=self._only,
         )
-        self._log_request(
-            ending.outcome,
-            now,
-            error_type=ending.error_type,
-            error_message=ending.text,
-            http_status=ending.status,
-        )
+        if self._only is not None and step.reason is GiveUpReason.NONE_AVAILABLE:
+            # A test that asked nobody: no caller went without an answer, and nothing was tried.
+            self._told = True
+        else:
+            self._log_request(
+                ending.outcome,
+                now,
+                error_type=ending.error_type,
+                error_message=ending.text,
+                http_status=ending.status,
+            )
         return ending.exception(
             request_id=self.request.request_id,
             activity_log=self._activity,

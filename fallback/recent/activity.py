@@ -91,6 +91,7 @@ class RecentSnapshot:
             attempts=0,
             successes=0,
             failures=0,
+            last_failure=None,
             success_rate=None,
             p50_s=None,
             p95_s=None,

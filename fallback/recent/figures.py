@@ -49,6 +49,8 @@ class ProviderHealth:
     """All calls, cancelled ones included."""
     successes: int
     failures: int
+    last_failure: str | None
+    """The kind of the last of `failures`."""
     success_rate: float | None
     """0..1, of successes and failures."""
     p50_s: float | None
@@ -145,6 +147,7 @@ class _Tally:
         self._cancelled = [0] * minutes
         self._durations: list[list[float]] = [[] for _ in range(minutes)]
         self._first_tokens: list[float] = []
+        self._last_failure: str | None = None
 
     def add(self, call: CallRecord, place: int) -> None:
         if call.outcome == _OK:
@@ -157,6 +160,7 @@ class _Tally:
             self._cancelled[place] += 1
         else:
             self._failed[place] += 1
+            self._last_failure = call.outcome
 
     def health(self, name: str, error: LastError | None, success_ts: float | None) -> ProviderHealth:
         by_minute = [sorted(durations) for durations in self._durations]
@@ -169,6 +173,7 @@ class _Tally:
             attempts=decided + sum(self._cancelled),
             successes=successes,
             failures=failures,
+            last_failure=self._last_failure,
             success_rate=successes / decided if decided else None,
             p50_s=nearest_rank(durations, 50),
             p95_s=nearest_rank(durations, 95),
