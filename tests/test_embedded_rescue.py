@@ -125,3 +125,15 @@ def test_the_embedded_model_keeps_to_the_form_and_refuses_what_is_beyond_it(tmp_
         picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
         with pytest.raises(ProvidersFailedError, match="local_smollm: cannot see pictures"):
             router.invoke(messages=[{"role": "user", "content": picture}])
+
+
+def test_the_embedded_model_goes_on_with_what_a_drill_began_time_after_time(tmp_path: Path) -> None:
+    shutil.copy(SHIPPED, tmp_path)
+    with ModelRouter(load(tmp_path / "providers.yaml", environ={})) as router:
+        for _ in range(10):
+            router.wiring.switchboard.set_drill("groq_llama", {"kind": "cut"}, by="test")
+            last = list(router.stream("What is the capital of Japan?"))[-1]
+            assert isinstance(last, Finished)
+            assert last.answer.providers == ("groq_llama", "local_smollm")
+            assert last.answer.text.startswith("Here is the answer to")
+            router.wiring.switchboard.set_drill("groq_llama", None, by="test")

@@ -353,6 +353,10 @@ def test_the_embedded_model_keeps_to_the_form_that_is_asked_for(wish: dict[str, 
     assert body(embedded(), extra=wish).items() >= wish.items()
 
 
+def test_each_call_of_the_embedded_model_has_its_own_connection() -> None:
+    assert dict(wire(embedded()).headers)["Connection"] == "close"
+
+
 def test_of_content_in_parts_the_embedded_model_gets_the_text() -> None:
     parts = [
         {"type": "text", "text": "What is"},

@@ -7,6 +7,7 @@ from typing import Any
 from fallback.core.models import Candidate, ChatRequest, Message
 from fallback.providers.messages import understood
 from fallback.providers.openai_compatible import OpenAICompatibleProvider
+from fallback.providers.settings import ProviderSettings
 
 __all__ = ["EMBEDDED_URL", "EmbeddedProvider"]
 
@@ -30,6 +31,11 @@ class EmbeddedProvider(OpenAICompatibleProvider):
     """
 
     prefills = True
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        # Its server ends a connection after a stream without a word: the next call would find it closed.
+        self._headers = (*self._headers, ("Connection", "close"))
 
     @property
     def url(self) -> str:
