@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from fallback.core.models import ChatRequest
+from fallback.core.errors import FailureKind
+from fallback.core.models import AttemptReport, ChatRequest, Failure, Role
+from fallback.core.plan import GiveUp, GiveUpReason
 from fallback.core.reach import beyond_embedded
+from fallback.core.standing import ProviderStatus, Refusal, Why
+from fallback.loop.ending import ending_of
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 TOOLS = "cannot call tools"
@@ -65,3 +69,26 @@ def test_of_the_callers_wishes_those_that_it_cannot_fulfil_are_beyond_it(
     extra: dict[str, Any], why: str | None
 ) -> None:
     assert beyond(**extra) == why
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_the_end_of_such_a_request_says_why_the_embedded_model_was_not_asked(*, failed: bool) -> None:
+    failure = Failure(kind=FailureKind.OVERLOADED, status=503)
+    report = AttemptReport(
+        number=1, role=Role.FIRST, provider="a", model="m", outcome="overloaded", failure=failure
+    )
+    step = GiveUp(
+        reason=GiveUpReason.FAILED if failed else GiveUpReason.NONE_AVAILABLE,
+        failure=failure if failed else None,
+        skipped=(Refusal(provider="e", model=None, why=Why.BEYOND, text="cannot see pictures"),),
+    )
+    statuses = [
+        ProviderStatus(name="a", state="not_configured", model="m", text="no key"),
+        ProviderStatus(name="e", state="ready", model="s", text="ready"),
+    ]
+    text = ending_of(step, [report] if failed else [], statuses, deadline_s=60.0).text
+    assert text == (
+        "all providers failed (a: overloaded (HTTP 503); e: cannot see pictures)"
+        if failed
+        else "no provider can be asked (a: no key; e: cannot see pictures)"
+    )
