@@ -45,10 +45,17 @@ def roster(
 class Course:
     """One request, driven by hand: `run` obeys the plan until it ends."""
 
-    def __init__(self, whom: Roster, *, model: str = "auto", now: float = 0.0, deadline_s: float = 60.0):
+    def __init__(
+        self, whom: Roster, *, model: str = "auto", now: float = 0.0, deadline_s: float = 60.0, **asked: Any
+    ):
+        """`asked` are further members of the ChatRequest."""
         self.now = now
         self.plan = start(
-            ChatRequest(request_id="r", messages=(), model=model, deadline_s=deadline_s), whom, now
+            ChatRequest(
+                request_id="r", **{"messages": (), "model": model, "deadline_s": deadline_s, **asked}
+            ),
+            whom,
+            now,
         )
         self.tries: list[Try] = []
         self.waits: list[float] = []

@@ -22,12 +22,15 @@ from ports import free_port
 
 from fallback.config import load
 from fallback.core.errors import ConfigError
+from fallback.core.models import ChatRequest, Delta, Finished
 from fallback.demo import Demo
 from fallback.demo.outages import Outage, Weather, outages
 from fallback.demo.stage import simulated
 from fallback.demo.visitors import MOST, PAUSE_S, Question, Visitors, questions
 from fallback.demo.voice import PREPARED, Voice, whole_sentences
+from fallback.drills import DrillKind
 from fallback.local.model import LocalModel
+from fallback.loop.continuation import continued
 from fallback.router import TEST_PROMPT, ModelRouter
 from fallback.standin import Fault, StandInThread
 
@@ -274,6 +277,50 @@ def test_an_answer_that_was_begun_goes_on_and_a_new_question_does_not() -> None:
     finished = [begun[0], {"role": "assistant", "content": "One two three."}]
     assert "“Go on”" in voice.answer([*finished, {"role": "user", "content": "Go on"}])
     assert "“Why”" in voice.answer([{"role": "user", "content": [{"type": "text", "text": "Why"}]}])
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+@pytest.mark.parametrize(
+    ("begun", "whole"),
+    [
+        ("The capital of", PREPARED["What is the capital of Japan?"]),
+        (PREPARED["What is the capital of Japan?"], PREPARED["What is the capital of Japan?"]),
+        (
+            "Here is the answer to",
+            f"Here is the answer to your question: {PREPARED['What is the capital of Japan?']}",
+        ),
+        ("Nobody knows", f"Nobody knows… {PREPARED['What is the capital of Japan?']}"),
+    ],
+    ids=["its own", "its own, whole", "a drill's", "somebody's"],
+)
+def test_whoever_is_to_go_on_with_an_answer_keeps_to_the_question(
+    begun: str, whole: str, *, prefill: bool
+) -> None:
+    asked = (
+        {"role": "user", "content": "Name three planets."},
+        {"role": "assistant", "content": "Mars, and so on."},
+        {"role": "user", "content": "What is the capital of Japan?"},
+    )
+    request = continued(ChatRequest(request_id="r", messages=asked), begun, prefill=prefill)
+    assert Voice().answer(request.messages) == whole
+
+
+@pytest.mark.parametrize("kind", [DrillKind.CUT, DrillKind.NO_FINISH])
+def test_a_drill_that_breaks_off_is_gone_on_with_sensibly(
+    shipped: Path, standin: StandInThread, tmp_path: Path, kind: DrillKind
+) -> None:
+    settings = simulated(shipped, tmp_path, standin)
+    voice = Voice()
+    for name in CLOUDS:
+        standin.tenant(name).configure(first_token_s=0, per_token_s=0, reply=voice.reply)
+    with ModelRouter(settings) as router:
+        router.wiring.switchboard.set_drill("groq_llama", {"kind": kind.value}, by="test")
+        events = list(router.stream("What is the capital of Japan?"))
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    assert text == f"Here is the answer to your question: {PREPARED['What is the capital of Japan?']}"
+    assert isinstance(events[-1], Finished)
+    assert events[-1].answer.providers[0] == "groq_llama"
+    assert len(events[-1].answer.providers) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fallback.core.errors import FailureKind, Phase, StreamBrokenError, TransportError
-from fallback.core.models import Answer, AttemptFailed, Delta, Event
+from fallback.core.models import Answer, AttemptFailed, Delta, Event, Finished
 from fallback.core.policy import RoutingPolicy
 from fallback.drills import (
     KINDS,
@@ -33,6 +33,7 @@ from fallback.drills import (
     drill_of,
     preset,
 )
+from fallback.drills.opening import announced, opening
 from fallback.drills.scenes import ANSWER
 from fallback.providers.base import WireRequest
 from fallback.providers.settings import ModelSettings, ProviderSettings
@@ -200,8 +201,38 @@ def test_a_stream_breaks_after_so_many_words(
     text = "".join(event.text for event in events if isinstance(event, Delta))
     assert len(text.split()) == words
     assert caught.value.partial_text == text
-    assert (ANSWER + " " + ANSWER).startswith(text[: len(ANSWER)])
+    assert text == opening(words)
     assert [event.failure.kind for event in events if isinstance(event, AttemptFailed)] == [failure]
+
+
+@pytest.mark.parametrize("kind", [K.CUT, K.STALL, K.NO_FINISH])
+def test_what_another_provider_goes_on_with_says_nothing_of_its_own(stage: Stage, kind: DrillKind) -> None:
+    scene = stage()
+    scene.script = Script(scene.clock).add("b", Reply.text(" your question: ", "42"))
+    scene.board.set("a", drill(kind))
+    events = scene.asking.stream()
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    begun = "Here is the answer to" + (" your question:" if kind is K.NO_FINISH else "")
+    assert text.startswith(begun)
+    assert text.endswith("42")
+    assert "simulated" not in text
+    assert isinstance(events[-1], Finished)
+    assert outcomes(events[-1].answer)[-1] == ("b", "ok")
+
+
+@pytest.mark.parametrize("words", [1, 5, 7, 8, 24, 25, 1000])
+def test_an_announcement_ends_where_the_answer_is_due(words: int) -> None:
+    whole = announced(opening(words))
+    assert whole is not None
+    assert whole.startswith(opening(words))
+    assert whole[-1] in ":."
+    assert announced(whole) == whole
+    assert announced(opening(words)[:-1] + "@") is None
+
+
+def test_what_no_drill_began_has_no_announcement() -> None:
+    assert announced("") is None
+    assert announced("Tokyo is the") is None
 
 
 def test_a_break_before_the_first_word_is_a_plain_failover(stage: Stage) -> None:

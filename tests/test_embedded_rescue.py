@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from fallback.activity import DEGRADED_NOTE
 from fallback.config import load
-from fallback.core.errors import FailureKind, RequestRejectedError
+from fallback.core.errors import FailureKind, ProvidersFailedError, RequestRejectedError
 from fallback.core.models import Delta, Finished
 from fallback.router import AsyncModelRouter, ModelRouter
 from fallback.standin import Fault, StandInThread, refused_port
@@ -98,3 +99,41 @@ def test_a_long_conversation_is_cut_to_fit_and_a_prompt_that_never_fits_is_a_cle
         with pytest.raises(RequestRejectedError) as caught:
             router.invoke("word " * 9000)
         assert caught.value.kind is FailureKind.CONTEXT_WINDOW_EXCEEDED
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+    "required": ["name", "population"],
+    "additionalProperties": False,
+}
+
+
+def test_the_embedded_model_keeps_to_the_form_and_refuses_what_is_beyond_it(tmp_path: Path) -> None:
+    shutil.copy(SHIPPED, tmp_path)
+    asked = "Give me the name and population of the capital of Japan as JSON."
+    with ModelRouter(load(tmp_path / "providers.yaml", environ={})) as router:
+        form = {"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": SCHEMA}}
+        found = json.loads(router.invoke(asked, extra={"response_format": form}).text)
+        assert set(found) == {"name", "population"}
+        assert isinstance(found["population"], int)
+        whole = router.invoke(asked, extra={"response_format": {"type": "json_object"}})
+        if not whole.truncated:  # it may go on and on
+            assert isinstance(json.loads(whole.text), dict)
+        assert whole.text.lstrip().startswith("{")
+        assert "5" not in router.invoke("Count from 1 to 10.", extra={"stop": "5"}).text
+        picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+        with pytest.raises(ProvidersFailedError, match="local_smollm: cannot see pictures"):
+            router.invoke(messages=[{"role": "user", "content": picture}])
+
+
+def test_the_embedded_model_goes_on_with_what_a_drill_began_time_after_time(tmp_path: Path) -> None:
+    shutil.copy(SHIPPED, tmp_path)
+    with ModelRouter(load(tmp_path / "providers.yaml", environ={})) as router:
+        for _ in range(10):
+            router.wiring.switchboard.set_drill("groq_llama", {"kind": "cut"}, by="test")
+            last = list(router.stream("What is the capital of Japan?"))[-1]
+            assert isinstance(last, Finished)
+            assert last.answer.providers == ("groq_llama", "local_smollm")
+            assert last.answer.text.startswith("Here is the answer to")
+            router.wiring.switchboard.set_drill("groq_llama", None, by="test")

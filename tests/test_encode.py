@@ -325,7 +325,7 @@ def test_of_max_tokens_the_embedded_model_takes_the_smaller(
 
 
 def test_the_embedded_model_is_given_nothing_that_it_does_not_know() -> None:
-    found = body(embedded(), extra={"tools": [], "seed": 1, "response_format": {"type": "json_object"}})
+    found = body(embedded(), extra={"tools": [], "top_logprobs": 3, "user": "u", "stop": None})
     assert set(found) == {
         "model",
         "messages",
@@ -337,6 +337,24 @@ def test_the_embedded_model_is_given_nothing_that_it_does_not_know() -> None:
     }
     assert embedded().candidates()[0].degraded
     assert "Authorization" not in dict(wire(embedded()).headers)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"stop": "END"},
+        {"stop": ["5", "six"]},
+        {"seed": 0},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}},
+    ],
+)
+def test_the_embedded_model_keeps_to_the_form_that_is_asked_for(wish: dict[str, Any]) -> None:
+    assert body(embedded(), extra=wish).items() >= wish.items()
+
+
+def test_each_call_of_the_embedded_model_has_its_own_connection() -> None:
+    assert dict(wire(embedded()).headers)["Connection"] == "close"
 
 
 def test_of_content_in_parts_the_embedded_model_gets_the_text() -> None:

@@ -269,6 +269,63 @@ def test_nobody_to_ask_is_said_without_an_attempt(how: str) -> None:
     assert [refusal.provider for refusal in course.end.skipped] == ["a", "b"]
 
 
+PICTURE = ({"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url"}]},)
+
+
+def with_embedded(*names: str) -> Roster:
+    slots = [SlotSpec(name=name, candidates=(candidate(name, degraded=name == "e"),)) for name in names]
+    return Roster(slots, RoutingPolicy(), jitter=lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"messages": PICTURE}, "cannot see pictures"),
+        ({"extra": {"n": 2}}, "cannot give several answers (n)"),
+        ({"extra": {"tool_choice": "required"}}, "cannot call tools"),
+    ],
+)
+def test_what_is_beyond_the_embedded_model_is_not_asked_of_it_and_the_reason_told(
+    asked: dict[str, Any], why: str
+) -> None:
+    whom = with_embedded("a", "e")
+    whom.set_unavailable("a", "no key")
+    course = Course(whom, **asked)
+    assert course.run(lambda _: None) == []
+    assert course.end.reason is GiveUpReason.NONE_AVAILABLE
+    assert [(r.provider, r.why, r.text) for r in course.end.skipped] == [
+        ("a", Why.NOT_CONFIGURED, "no key"),
+        ("e", Why.BEYOND, why),
+    ]
+
+
+def test_others_are_asked_for_what_is_beyond_the_embedded_model_wherever_it_stands() -> None:
+    course = Course(with_embedded("e", "a", "b"), messages=PICTURE)
+    assert course.run(lambda step: DOWN if step.candidate.provider == "a" else None) == ["a1", "b1"]
+    assert [[r.text for r in step.skipped] for step in course.tries] == [["cannot see pictures"], []]
+    limited = Course(with_embedded("a", "e"), extra={"n": 2})
+    assert limited.run(lambda _: LIMITED) == ["a1"]
+    assert limited.end.reason is GiveUpReason.RATE_LIMITED
+    assert [r.why for r in limited.end.skipped] == [Why.BEYOND]
+
+
+def test_no_time_is_kept_for_an_embedded_model_that_could_not_answer() -> None:
+    def limit_s(**asked: Any) -> float:
+        course = Course(with_embedded("a", "e"), deadline_s=8.0, **asked)
+        course.run(lambda _: None)
+        return course.tries[0].timeouts.first_token_s
+
+    assert limit_s(messages=PICTURE) > limit_s()
+
+
+def test_an_embedded_model_that_is_off_is_off_whatever_is_asked() -> None:
+    whom = with_embedded("e")
+    whom.set_enabled("e", False, by="test")
+    course = Course(whom, messages=PICTURE)
+    course.run(lambda _: None)
+    assert [r.why for r in course.end.skipped] == [Why.OFF]
+
+
 def test_only_disabled_ones_left_is_a_failure_and_no_attempt() -> None:
     whom = roster("a")
     Course(whom).run(lambda _: failure(K.AUTHENTICATION, status=401))

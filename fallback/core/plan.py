@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from fallback.core.errors import FailureKind, UnknownModelError
 from fallback.core.models import Candidate, ChatRequest, Failure, Role, Timeouts
 from fallback.core.policy import Next, Verdict, judge
+from fallback.core.reach import beyond_embedded
 from fallback.core.roster import Permit, Refusal, Roster, Settlement, Why
 from fallback.core.steps import CANCELLED, GiveUp, GiveUpReason, Step, Try, Wait
 
@@ -171,6 +172,8 @@ class Plan:
     def _usable(self, candidate: Candidate) -> bool:
         if candidate.key in self._spent:
             return False
+        if candidate.degraded and beyond_embedded(self.request):
+            return False
         window = candidate.context_window
         return window is None or window > self._window_above
 
@@ -184,8 +187,15 @@ class Plan:
             admitted = self._admit(provider, wanted, now, refusals)
             if isinstance(admitted, Permit):
                 return self._try(admitted, self._role(), now, refusals)
+            if admitted.why is Why.UNSUITED and self._last_resort(provider):
+                admitted = self._explained(admitted)
             refusals.append(admitted)
         return self._panic(refusals, now) or self._conclude(refusals, now)
+
+    def _explained(self, refusal: Refusal) -> Refusal:
+        """Return `refusal` with the reason why what is asked for is beyond the embedded model, where it is."""
+        reason = beyond_embedded(self.request)
+        return replace(refusal, model=None, why=Why.BEYOND, text=reason) if reason else refusal
 
     def _last_resort(self, provider: str) -> bool:
         return self._roster.candidates(provider)[0].degraded
@@ -326,7 +336,7 @@ class Plan:
                         provider=failed.candidate.provider,
                     )
         skipped = self._unnamed(refusals)
-        standing = [r for r in refusals if r.why not in {Why.OFF, Why.NOT_CONFIGURED}]
+        standing = [r for r in refusals if r.why not in {Why.OFF, Why.NOT_CONFIGURED, Why.BEYOND}]
         if not standing and not self._failed:
             return GiveUp(reason=GiveUpReason.NONE_AVAILABLE, skipped=skipped)
         limited = self._all_rate_limited(standing)

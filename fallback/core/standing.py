@@ -51,6 +51,8 @@ class Why(StrEnum):
     """Its cooldown is over and a probe is finding out whether it is back, or is about to be sent."""
     UNSUITED = "unsuited"
     """It cannot take this request (window too small), or has been asked already."""
+    BEYOND = "beyond"
+    """It cannot give what this request asks for, and would make something up: see `reach`."""
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from zlib import crc32
 
 from fallback.core.errors import NoAnswerError, StreamBrokenError
 from fallback.core.models import Delta
+from fallback.drills import announced
+from fallback.loop.continuation import begun_in
 from fallback.router import TEST_PROMPT, ModelRouter
 from fallback.state import MemoryStateStore
 from fallback.wiring import Wiring, assemble
@@ -87,8 +89,13 @@ class Voice:
         return await asyncio.to_thread(self.answer, body.get("messages") or ())
 
     def answer(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the answer to the last question of a conversation, or the one that was begun before it."""
+        """Return the answer to the last question of a conversation, or the whole of the one that was begun before it."""
         asked = [_text(message) for message in messages if message.get("role") == "user"]
+        begun = begun_in(messages)
+        if begun is not None:
+            if messages[-1].get("role") == "user":
+                asked.pop()
+            return _whole(begun, self.think(asked[-1] if asked else ""))
         if len(asked) > 1 and len(messages) > 1 and messages[-2].get("role") == "assistant":
             begun, whole = _text(messages[-2]), self._kept(asked[-2])
             if whole is not None and begun and begun != whole and whole.startswith(begun):
@@ -142,6 +149,13 @@ def whole_sentences(text: str) -> str:
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     whole = text[: ends[-1]].strip() if ends else ""
     return whole or (f"{text.strip()}…" if text.strip() else "")
+
+
+def _whole(begun: str, answer: str) -> str:
+    """Return an answer that begins with `begun`, which mostly are words of `answer`, or of a drill."""
+    if answer.startswith(begun):
+        return answer
+    return f"{announced(begun) or f'{begun}…'} {answer}"
 
 
 def _any_answer(prompt: str) -> str:

@@ -21,6 +21,7 @@ from fallback.drills.drill import (
     ValueSpec,
     drill_from_json,
 )
+from fallback.drills.opening import announced
 from fallback.drills.presets import PRESETS, Preset, preset
 from fallback.drills.transport import AsyncDrillTransport, DrillTransport
 
@@ -39,6 +40,7 @@ __all__ = [
     "KindSpec",
     "Preset",
     "ValueSpec",
+    "announced",
     "drill_from_json",
     "drill_of",
     "preset",

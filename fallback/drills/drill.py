@@ -76,7 +76,7 @@ class KindSpec:
 
 
 _AFTER_WORDS = ValueSpec(
-    meaning="words of a simulated answer before it", unit="words", default=5, low=0, high=1000, whole=True
+    meaning="words of an answer before it", unit="words", default=5, low=0, high=1000, whole=True
 )
 
 KINDS: Mapping[DrillKind, KindSpec] = {

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 from math import inf
 from typing import Any
 
 from fallback.core.errors import FailureKind, Phase
 from fallback.drills.drill import DrillKind
+from fallback.drills.opening import announced, opening
 from fallback.transport.base import Head
 
 __all__ = ["ANSWER", "Broken", "Piece", "Scene", "good_scene", "scene_of"]
@@ -112,7 +112,7 @@ def good_scene(*, model: str, streamed: bool) -> Scene:
     """Return a whole answer, simulated because nobody can be asked."""
     if not streamed:
         return Scene(head=_ok(_JSON), body=_slices(_whole(model, ANSWER)))
-    return _stream(*_words(len(ANSWER.split()), model), _event(model, {}, "stop"), _DONE)
+    return _stream(*_words(ANSWER, model), _event(model, {}, "stop"), _DONE)
 
 
 def _misshapen(kind: DrillKind, *, model: str, streamed: bool) -> Scene:
@@ -121,13 +121,14 @@ def _misshapen(kind: DrillKind, *, model: str, streamed: bool) -> Scene:
         whole = _whole(model, text, None if kind is DrillKind.NO_FINISH else "stop")
         data = whole[: len(whole) // 2] if kind is DrillKind.MALFORMED_EVENT else whole
         return Scene(head=_ok(_JSON), body=(Piece(data=data),))
-    words = _words(len(text.split()), model)
+    words = _words(text, model)
     match kind:
         case DrillKind.MALFORMED_EVENT:
             torn = _event(model, {"content": " torn"}, None)[:-12] + b"\n\n"
             return _stream(*words[:5], torn, *words[5:], _event(model, {}, "stop"), _DONE)
         case DrillKind.NO_FINISH:
-            return _stream(*words, _DONE)
+            # The next one goes on with it, so it is no whole answer.
+            return _stream(*_words(announced(opening(1)) or "", model), _DONE)
         case _:
             return _stream(_event(model, {"content": ""}, None), _event(model, {}, "stop"), _DONE)
 
@@ -143,10 +144,11 @@ def _slowed(scene: Scene, *, first_s: float, each_s: float = 0.0) -> Scene:
 
 def _begun(count: int, *, model: str, streamed: bool) -> Scene:
     """Return the first `count` words of an answer that is longer than that."""
+    text = opening(count)
     if streamed:
-        return _stream(*_words(count, model))
-    whole = _whole(model, _text(count))
-    open_text = b'"content": ' + json.dumps(_text(count)).encode()[:-1]
+        return _stream(*_words(text, model))
+    whole = _whole(model, text)
+    open_text = b'"content": ' + json.dumps(text).encode()[:-1]
     data = whole[: whole.index(open_text) + len(open_text)]
     return Scene(head=_ok(_JSON), body=(Piece(data=data),))
 
@@ -163,15 +165,10 @@ def _slices(body: bytes, size: int = 32) -> tuple[Piece, ...]:
     return tuple(Piece(data=body[start : start + size]) for start in range(0, len(body), size))
 
 
-def _text(count: int) -> str:
-    return " ".join(islice(cycle(ANSWER.split()), count))
-
-
-def _words(count: int, model: str) -> tuple[bytes, ...]:
-    words = _text(count).split()
+def _words(text: str, model: str) -> tuple[bytes, ...]:
     return tuple(
         _event(model, {"content": word if position == 0 else f" {word}"}, None)
-        for position, word in enumerate(words)
+        for position, word in enumerate(text.split())
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fallback.core.models import ChatRequest, Message
 
-__all__ = ["CHARACTERS_PER_TOKEN", "continued", "may_be_continued"]
+__all__ = ["CHARACTERS_PER_TOKEN", "begun_in", "continued", "may_be_continued"]
 
 _PLEA = (
     "Your last message was cut off by a technical fault. Repeat its last few words exactly as they stand there, "
@@ -47,3 +49,10 @@ def continued(request: ChatRequest, text: str, *, prefill: bool) -> ChatRequest:
     if isinstance(extra.get("max_completion_tokens"), int):
         extra["max_completion_tokens"] = max(1, extra["max_completion_tokens"] - used)
     return replace(request, messages=(*messages, *rest), max_tokens=budget, extra=extra)
+
+
+def begun_in(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the text that `messages`, made by `continued`, ask to go on with; None: they ask for an answer of its own."""
+    asked = messages[:-1] if messages and messages[-1].get("content") == _PLEA else messages
+    text = asked[-1].get("content") if asked and asked[-1].get("role") == "assistant" else None
+    return text if isinstance(text, str) and text else None

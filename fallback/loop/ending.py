@@ -18,7 +18,7 @@ from fallback.core.errors import (
 )
 from fallback.core.models import AttemptReport
 from fallback.core.plan import GiveUp, GiveUpReason
-from fallback.core.roster import ProviderStatus
+from fallback.core.roster import ProviderStatus, Why
 
 __all__ = ["Ending", "ending_of"]
 
@@ -121,10 +121,13 @@ def _explained(
             others = f"; nobody could go on with it ({'; '.join(later)})" if later else ""
             return f"the answer of {step.provider} broke off, {why}{detail}{others}"
         case GiveUpReason.NONE_AVAILABLE:
-            return _nobody(statuses)
+            return _nobody(statuses, _unable(step))
         case GiveUpReason.FAILED:
             parts = [f"{r.provider}: {activity.failure_text(r.failure)}" for r in attempts if r.failure]
-            return f"all providers failed ({'; '.join(parts)})" if parts else _nobody(statuses)
+            if not parts:
+                return _nobody(statuses, _unable(step))
+            parts += [f"{provider}: {text}" for provider, text in _unable(step).items()]
+            return f"all providers failed ({'; '.join(parts)})"
 
 
 def _after(step: GiveUp, attempts: Sequence[AttemptReport]) -> Sequence[AttemptReport]:
@@ -135,10 +138,15 @@ def _after(step: GiveUp, attempts: Sequence[AttemptReport]) -> Sequence[AttemptR
     return ()
 
 
-def _nobody(statuses: Sequence[ProviderStatus]) -> str:
+def _unable(step: GiveUp) -> Mapping[str, str]:
+    """Return who stands ready and cannot give what was asked for, and why."""
+    return {refusal.provider: refusal.text for refusal in step.skipped if refusal.why is Why.BEYOND}
+
+
+def _nobody(statuses: Sequence[ProviderStatus], unable: Mapping[str, str]) -> str:
     if all(status.state == "off" for status in statuses):
         return "every provider is switched off; switch one on"
-    told = "; ".join(f"{status.name}: {status.text}" for status in statuses)
+    told = "; ".join(f"{status.name}: {unable.get(status.name, status.text)}" for status in statuses)
     return f"no provider can be asked ({told})"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fallback.core.models import Candidate, ChatRequest, Message
 from fallback.providers.messages import understood
 from fallback.providers.openai_compatible import OpenAICompatibleProvider
+from fallback.providers.settings import ProviderSettings
 
 __all__ = ["EMBEDDED_URL", "EmbeddedProvider"]
 
@@ -14,6 +15,8 @@ EMBEDDED_URL = "http://embedded.invalid/v1/chat/completions"
 """Stands for the child's address, which changes with every start: the transport in `local` puts it in."""
 
 DEFAULT_MAX_TOKENS = 160
+PASSED_ON = ("stop", "seed", "response_format")
+"""What its server keeps to. The rest of a caller's wishes suits larger models, or is beyond it: see core.reach."""
 TEMPLATE_TOKENS = 64
 HISTORY_TOKENS = 1024
 """Of the whole conversation, as far as it can be left out. It reads 80 to 100 tokens a second: a full window would take 40 s."""
@@ -24,10 +27,15 @@ class EmbeddedProvider(OpenAICompatibleProvider):
 
     Its temperature is its own, whatever the caller asked for: what suits a large model makes a small one ramble. Of the
     caller's limit of the answer and its own the smaller one counts. Old messages are left out where the history grows
-    long; of content in parts it gets the text. It goes on with a last message of the assistant, as llama.cpp's server does.
+    long; of content in parts it gets the text. `stop`, `seed` and `response_format` are the caller's. It goes on with a last message of the assistant, as llama.cpp's server does.
     """
 
     prefills = True
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        # Its server ends a connection after a stream without a word: the next call would find it closed.
+        self._headers = (*self._headers, ("Connection", "close"))
 
     @property
     def url(self) -> str:
@@ -50,6 +58,7 @@ class EmbeddedProvider(OpenAICompatibleProvider):
             "max_tokens": max_tokens,
             "stream": candidate.stream_upstream,
         }
+        body |= {name: request.extra[name] for name in PASSED_ON if request.extra.get(name) is not None}
         if candidate.stream_upstream:
             body["stream_options"] = {"include_usage": True}
         return body
@@ -74,7 +83,7 @@ class EmbeddedProvider(OpenAICompatibleProvider):
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message. It can see no images, and fails on a message that holds one."""
+    """Return the text of a message."""
     if not isinstance(content, list):
         return str(content or "")
     return "\n".join(str(part["text"]) for part in content if part.get("type") == "text" and "text" in part)
