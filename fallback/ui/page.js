@@ -2,9 +2,10 @@
 if (!window.fallbackPage) {
   window.fallbackPage = true;
   const chat = "[data-testid=stChatMessage]";
+  const request = ".st-key-analytics_request";
   const LOOK_MS = 50;
   const LEAVING_MS = 300;
-  let messages = 0, following = false, leftAt = 0;
+  let messages = 0, following = false, leftAt = 0, opened = "", height = 0;
 
   // Streamlit closes the side menu behind a link on what calls itself a phone, and not on other narrow screens.
   document.addEventListener("click", (event) => {
@@ -37,5 +38,15 @@ if (!window.fallbackPage) {
     if (messages > before) following = true;
     if (!messages && before) page.scrollTop = 0;
     if (messages && following && !atEnd(page)) page.scrollTop = page.scrollHeight;
+
+    // A request opened in the table of Analytics stands below it. Once it has its height, it is brought to the top.
+    const found = page.querySelector(request);
+    const name = found?.querySelector("h5")?.textContent;
+    if (name && name !== opened && found.offsetHeight === height) {
+      found.scrollIntoView({ behavior: "smooth" });
+      opened = name;
+    }
+    height = found?.offsetHeight ?? 0;
+    if (!location.search.includes("request=")) opened = "";
   }, LOOK_MS);
 }
