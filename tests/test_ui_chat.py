@@ -435,6 +435,8 @@ def test_what_was_stopped_is_shown_as_stopped_when_the_page_comes_back(
     page = opened(c=conversation.id)
     assert "stopped" in shown(page)
     assert "one two" in shown(page)
+    steps = {element.label.replace("\\", ""): element.state for element in page.status}
+    assert steps["**groq_llama** was stopped"] == "error", "a step that was not finished has a tick"
     assert not page.button(key="chat_regenerate").disabled
 
 

@@ -63,7 +63,7 @@ class Drawing:
         ill = view.state in {TurnState.FAILED, TurnState.BROKEN}
         self._summary.update(
             label=_headline(view),
-            state="running" if view.running else "error" if ill else "complete",
+            state="running" if view.running else "complete" if view.state is TurnState.DONE else "error",
             expanded=self._latest and (failed or ill),
         )
 
@@ -108,7 +108,7 @@ class Drawing:
             )
         elif view.state is TurnState.STOPPED:
             self._step_text.caption("Stopped by you.")
-            self._step.update(state="complete")
+            self._step.update(label=f"**{plain(_asked(view))}** was stopped", state="error")
         elif view.text:
             self._step_text.caption("Writing the answer.")
         if not view.running:
@@ -145,6 +145,11 @@ def _draw_block(place: DeltaGenerator, block: Block) -> None:
 def _seam_line(seam: Seam) -> str:
     who = f"{plain(seam.before)} broke off here, {plain(seam.after)} goes on"
     return f":small[:gray[─── :material/link: {who} ───]]"
+
+
+def _asked(view: TurnView) -> str:
+    """Return the name of the provider that was asked last."""
+    return next(event.provider for event in reversed(view.events) if isinstance(event, AttemptStarted))
 
 
 def _doing(event: AttemptStarted) -> str:

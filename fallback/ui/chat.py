@@ -163,14 +163,16 @@ def _begin_anew() -> None:
 def _show_controls(
     router: ModelRouter, statuses: Sequence[ProviderStatus], *, begun: bool, running: bool, typed: bool
 ) -> None:
-    st.chat_input(
-        "Ask anything",
-        key=PROMPT,
-        max_chars=LONGEST_QUESTION,
-        submit_mode="stop",
-        disabled=running and not typed,
-        on_submit=_submit,
-    )
+    # In the bottom by name: where Streamlit puts it there by itself, it also scrolls the page to its end as it comes.
+    with st.bottom:
+        st.chat_input(
+            "Ask anything",
+            key=PROMPT,
+            max_chars=LONGEST_QUESTION,
+            submit_mode="stop",
+            disabled=running and not typed,
+            on_submit=_submit,
+        )
     with st.bottom, st.container(horizontal=True, gap="small", vertical_alignment="center"):
         _show_options(router, statuses)
         st.button(

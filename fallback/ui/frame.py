@@ -15,8 +15,14 @@ from fallback.ui.visitors import show_account, visitor
 
 TITLE = "LLM Fallback"
 ICON = Path(__file__).with_name("icon.png")
-# Streamlit leaves a tenth of an ordinary screen empty above a page.
-STYLE = "<style>[data-testid=stMainBlockContainer] {padding-top: 4.5rem; padding-bottom: 3rem}</style>"
+# Streamlit leaves a tenth of an ordinary screen empty above a page, makes room for a script, and leaves a button's tooltip
+# lying over the popover that the button has opened.
+STYLE = """<style>
+[data-testid=stMainBlockContainer] {padding-top: 4.5rem; padding-bottom: 3rem}
+[data-testid=stElementContainer]:has(> .stHtml > script) {display: none}
+body:has([data-testid=stPopoverButton][aria-expanded=true]:is(:hover, :focus)) [data-testid=stTooltipContent] {display: none}
+</style>"""
+SCRIPT = f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
 _SHOWN = "page_shown"
 PAGES_FOLDER = Path(__file__).resolve().parents[2] / "pages"
 
@@ -78,6 +84,7 @@ def show() -> None:
     st.set_page_config(page_title=f"{chosen.title} · {TITLE}", page_icon=ICON, layout=layout)
     st.logo(ICON, size="large")
     st.html(STYLE)
+    st.html(SCRIPT, unsafe_allow_javascript=True)
     someone = visitor(get_router())
     if someone is None:
         st.warning("Your sign-in is over.", icon=":material/lock:")

@@ -97,3 +97,69 @@ def test_a_deep_link_as_the_first_session_of_a_fresh_program(running: Any, visit
     visitor = visit(running.url + path)
     visitor.page.get_by_text("What would you like to know?").wait_for()
     assert visitor.page.get_by_text("Page not found").count() == 0
+
+
+def below_the_fold(page: Any) -> int:
+    """Return how many pixels of the page are below what is seen."""
+    hidden: int = page.evaluate(
+        "() => {const main = document.getElementById('stMain');"
+        " return Math.round(main.scrollHeight - main.clientHeight - main.scrollTop)}"
+    )
+    return hidden
+
+
+def at_the_end(page: Any) -> bool:
+    """Return whether the page is seen to its end once nothing moves any more."""
+    page.wait_for_timeout(2000)
+    return below_the_fold(page) < 5
+
+
+def test_the_chat_follows_every_question_and_lets_its_reader_leave(running: Any, visit: Any) -> None:
+    story = "\n\n".join(f"Line {n}." for n in range(40))
+    say(running, "groq_llama", story)
+    visitor = visit(running.url)
+    page = visitor.page
+    for question in ("A story?", "Another?"):
+        visitor.ask(question)
+        page.get_by_test_id("stChatMessage").get_by_text(question).wait_for()
+        visitor.answered()
+        assert at_the_end(page), question
+        # Away from the end, where the next question has to come back to.
+        page.mouse.move(700, 400)
+        page.mouse.wheel(0, -600)
+        page.wait_for_timeout(1000)
+        assert below_the_fold(page) > 300
+    for tenant in ("groq_llama", "together_llama"):
+        running.standin.tenant(tenant).always(Fault(kind="status", status=500))
+    visitor.ask("And now?")
+    page.get_by_text("No answer").first.wait_for()
+    visitor.answered()
+    assert at_the_end(page), "a failed answer is not followed"
+    running.standin.tenant("groq_llama").reset()
+    say(running, "groq_llama", " ".join(f"word{n}" for n in range(2000)), per_token_s=0.005)
+    visitor.ask("At length, please.")
+    page.get_by_text("word300 ").wait_for()
+    page.mouse.wheel(0, -400)
+    page.wait_for_timeout(1000)
+    assert below_the_fold(page) > 200, "the page takes its reader back to the end"
+
+
+def test_the_start_page_begins_at_its_top_on_the_smallest_screen(running: Any, visit: Any) -> None:
+    visitor = visit(f"{running.url}/healthz", size="phone")
+    visitor.page.set_viewport_size({"width": 390, "height": 500})
+    visitor.page.goto(running.url)
+    title = visitor.page.get_by_text("What would you like to know?")
+    title.wait_for()
+    visitor.page.wait_for_timeout(1500)
+    assert below_the_fold(visitor.page) > 0, "the page has to be longer than the screen"
+    assert title.bounding_box()["y"] > 0
+
+
+def test_the_side_menu_of_a_narrow_screen_closes_behind_a_link(running: Any, visit: Any) -> None:
+    visitor = visit(running.url, size="phone")
+    visitor.page.get_by_text("What would you like to know?").wait_for()
+    visitor.page.get_by_test_id("stExpandSidebarButton").click()
+    visitor.page.get_by_test_id("stSidebarNavLink").filter(has_text="Providers").click()
+    visitor.page.wait_for_url("**/providers")
+    closed = visitor.page.locator("[data-testid=stSidebar][data-collapsed=true]")
+    closed.wait_for(state="attached")

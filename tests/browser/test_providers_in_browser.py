@@ -54,6 +54,19 @@ def test_a_switch_thrown_in_one_browser_shows_in_another_and_in_the_api(running:
     assert generate(running)["provider"] == "groq_llama"
 
 
+def test_what_stands_beside_a_switch_is_how_it_stands_and_its_name_stays(running: Any, visit: Any) -> None:
+    from playwright.sync_api import expect
+
+    visitor = visit(f"{running.url}/providers")
+    switch = card(visitor, "groq_llama").get_by_role("switch", name="Gets requests")
+    beside = "label => getComputedStyle(label.querySelector('p'), '::after').content"
+    for on in (True, False, True):
+        expect(switch).to_be_checked(checked=on)
+        label = card(visitor, "groq_llama").locator("[data-testid=stCheckbox] label")
+        assert label.evaluate(beside).startswith('"On"' if on else '"Off"')
+        label.click()
+
+
 def test_a_preset_makes_the_chat_fail_over_and_its_end_brings_the_provider_back(
     running: Any, visit: Any
 ) -> None:
@@ -81,6 +94,12 @@ def test_the_menu_of_drills_opens_where_there_is_room_for_it(running: Any, visit
     # So that nothing fits below the button.
     visitor.page.set_viewport_size({"width": 1400, "height": int(button.bounding_box()["y"]) + 120})
     button.click()
+    menu = visitor.page.get_by_test_id("stPopoverBody").filter(has_text="Let groq_llama fail on purpose")
+    menu.wait_for()
+    visitor.page.wait_for_timeout(1000)
+    told = visitor.page.get_by_role("tooltip").get_by_test_id("stTooltipContent")
+    assert menu.bounding_box()["y"] < button.bounding_box()["y"], "the menu has to open upwards"
+    assert not told.is_visible(), "the button's tooltip lies over its menu"
     visitor.page.get_by_role("combobox", name="What goes wrong").click()
     visitor.page.get_by_role("option", name="Rate limited (429)").click()
     visitor.page.get_by_role("spinbutton", name="Retry-After, s").fill("7")

@@ -164,13 +164,15 @@ def _show_more(rows: int) -> None:
     if rows < limit:
         st.caption(f"{counted(rows, 'request')}.")
     elif limit < MOST_ROWS:
-        st.button(
-            f"The newest {rows:,} are shown. Show {PAGE_ROWS} more",
-            key="analytics_more",
-            type="tertiary",
-            help="Older requests of this time",
-            on_click=_more,
-        )
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.caption(f"The newest {rows:,} are shown.", width="content")
+            st.button(
+                f"Show {PAGE_ROWS} more",
+                key="analytics_more",
+                icon=":material/expand_more:",
+                help="Older requests of this time",
+                on_click=_more,
+            )
     else:
         st.caption(f"The newest {rows:,} are shown. The search, the filters and a shorter time find others.")
 

@@ -35,6 +35,7 @@ STYLE: Final = """<style>
 .st-key-analytics_figures img {
   display: block; width: calc(100% + 2rem - 2px); max-width: none; height: 3.5rem; margin: 1rem calc(1px - 1rem) 0.5rem;
   object-fit: fill}
+.st-key-analytics_request {scroll-margin-top: 4.5rem}
 </style>"""
 """A large value, its note in a pill, and the course from edge to edge. It comes a moment after the figures, which can be read without."""
 

@@ -111,7 +111,7 @@ def show_switch(router: ModelRouter, card: Card) -> None:
         number, began = number + 1, on
     st.session_state[f"{SWITCH}_{name}"] = (number, began)
     st.toggle(
-        "On",
+        "Gets requests",
         value=began,
         key=switch_key(name, number),
         **control(

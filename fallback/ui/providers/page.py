@@ -25,8 +25,16 @@ LOOK_EVERY_S = 0.75
 
 The rest of the second is for the drawing."""
 SEEN = "providers_seen_version"
-STYLE = "<style>.stMain h2 {padding: 0.25rem 0}</style>"
-"""Streamlit leaves more room around such a heading than a card has."""
+STYLE = """<style>
+.stMain h2 {padding: 0.25rem 0}
+[class*=st-key-providers_on_] p {font-size: 0}
+[class*=st-key-providers_on_] p::after {font-size: 0.875rem; content: "Off"; content: "Off" / ""}
+[class*=st-key-providers_on_] [data-selected=true] p::after {content: "On"; content: "On" / ""}
+</style>"""
+"""Streamlit leaves more room around a heading than a card has.
+
+A switch keeps the name of what it switches, for who hears it; beside it is seen how it stands, as soon as it is thrown.
+"""
 FEED_SHOWN = 12
 """How many changes are shown at once; the older ones on request."""
 
