@@ -254,6 +254,12 @@ def test_nothing_is_drawn_where_there_is_nothing() -> None:
 # How they look
 
 
+def test_rows_of_attempts_keep_their_height_beside_a_legend() -> None:
+    with_legend = drawn(attempts_chart(CANVAS, ATTEMPTS)).spec["height"]
+    plain = ATTEMPTS.assign(outcome="timeout", started_s=0.0, duration_s=1.0)
+    assert with_legend > drawn(attempts_chart(CANVAS, plain)).spec["height"]
+
+
 def test_a_provider_has_one_colour_on_every_chart_whoever_else_is_there() -> None:
     alone = CONSUMPTION[CONSUMPTION["provider"] == "together"]
     for frame in (CONSUMPTION, alone):

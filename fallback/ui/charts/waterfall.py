@@ -8,7 +8,16 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from fallback.ui.charts.drawn import AXIS_HEIGHT, Canvas, Drawn, amounts, finished, legend, specification
+from fallback.ui.charts.drawn import (
+    AXIS_HEIGHT,
+    LEGEND_ROW,
+    Canvas,
+    Drawn,
+    amounts,
+    finished,
+    legend,
+    specification,
+)
 from fallback.ui.charts.words import count, counted, kind_label
 from fallback.ui.wording import cost, duration
 
@@ -135,4 +144,6 @@ def _spec(labels: tuple[str, ...], present: tuple[str, ...]) -> str:
     works = base.transform_filter(f"datum.part !== '{WAITING}'").mark_bar(
         height={"band": 0.62}, cornerRadius=2
     )
-    return specification((waits + works).properties(height=ROW_HEIGHT * len(labels) + 2 * AXIS_HEIGHT))
+    legend_rows = (len(present) + 1) // 2 if len(present) > 1 else 0
+    height = ROW_HEIGHT * len(labels) + 2 * AXIS_HEIGHT + LEGEND_ROW * legend_rows
+    return specification((waits + works).properties(height=height))
