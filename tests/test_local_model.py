@@ -381,7 +381,9 @@ def test_weights_that_appear_later_are_noticed(stage: Stage) -> None:
     damaged = "weights are damaged: run python -m fallback.local install"
     until_after_retry(model, lambda: model.unavailable_reason() == damaged)
     assert stage.starts() == []
-    weights_path(folder, source=source).write_bytes(content)
+    whole = folder / "whole"
+    whole.write_bytes(content)
+    whole.replace(weights_path(folder, source=source))  # never seen half written
     until_after_retry(model, lambda: model.endpoint() is not None)
     assert stage.heard == [missing, damaged, None]
 
