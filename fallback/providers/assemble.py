@@ -44,7 +44,7 @@ class _Partial:
         self.role = "assistant"
         self.texts: dict[str, list[str]] = {}
         self.calls: dict[int, dict[str, Any]] = {}
-        self.order = CallOrder()
+        self.order: CallOrder | None = None
         self.rest: dict[str, Any] = {}
         self.finish_reason: str | None = None
         self.logprobs: dict[str, list[Any]] = {}
@@ -60,7 +60,11 @@ class _Partial:
     def placed(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a delta with the parts of tool calls in OpenAI's form: each one with its index."""
         calls = delta.get("tool_calls")
-        return {**delta, "tool_calls": self.order.placed(calls)} if calls else delta
+        if not calls:
+            return delta
+        if self.order is None:
+            self.order = CallOrder()
+        return {**delta, "tool_calls": self.order.placed(calls)}
 
     def add(self, delta: Mapping[str, Any]) -> bool:
         """Take one placed delta. Returns whether it holds text or a part of a tool call."""

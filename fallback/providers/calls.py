@@ -22,7 +22,7 @@ _SAID_ONCE = frozenset({"index", "id", "type"})
 class CallOrder:
     """Which calls of one choice there are so far."""
 
-    __slots__ = ("_at", "_ids", "_last", "_next", "_of_id")
+    __slots__ = ("_at", "_ids", "_last", "_of_id")
 
     def __init__(self) -> None:
         self._at: dict[int, int] = {}
@@ -31,7 +31,6 @@ class CallOrder:
         """The id of each call by its number, as the provider told it; None: it has told none."""
         self._of_id: dict[str, int] = {}
         self._last = 0
-        self._next = 0
 
     def placed(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the parts in OpenAI's form. A call that has no id is given one."""
@@ -73,11 +72,10 @@ class CallOrder:
         return position if position and position in self._ids else self._last
 
     def _begin(self, index: int | None, id_: str | None) -> int:
-        number = self._next
+        number = max(self._ids, default=-1) + 1
         if index is not None:
             number = number if index in self._ids else index
             self._at[index] = number
-        self._next = max(self._next, number + 1)
         self._ids[number] = id_
         if id_ is not None:
             self._of_id[id_] = number

@@ -56,10 +56,10 @@ class EmbeddedProvider(OpenAICompatibleProvider):
             "temperature": 0.2 if self.settings.temperature is None else self.settings.temperature,
             "top_p": 0.9,
             "max_tokens": max_tokens,
-            "stream": candidate.stream_upstream,
+            "stream": candidate.streams(request),
         }
         body |= {name: request.extra[name] for name in PASSED_ON if request.extra.get(name) is not None}
-        if candidate.stream_upstream:
+        if body["stream"]:
             body["stream_options"] = {"include_usage": True}
         return body
 
