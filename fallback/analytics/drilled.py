@@ -10,21 +10,15 @@ What may not live here: how a line is read, and what is counted.
 
 from __future__ import annotations
 
-from typing import Final
-
 from duckdb import DuckDBPyConnection
 
 from fallback.analytics import tables
-from fallback.analytics.grid import MICRO
 
 __all__ = ["mark"]
 
-_APART_US: Final = 3_600 * MICRO
-"""So far apart, at most, are the two attempts."""
-
 _FOUND = f"""
     SELECT DISTINCT other.file, other.line FROM attempts AS other JOIN attempts AS drilled
-        ON drilled.request_id = other.request_id AND abs(drilled.ts - other.ts) <= {_APART_US}
+        ON drilled.request_id = other.request_id AND abs(drilled.ts - other.ts) <= {tables.APART_US}
         AND coalesce(drilled.instance, '') = coalesce(other.instance, '')
     WHERE drilled.own_drill AND NOT other.drill AND drilled.request_id <> ''
         AND drilled.ts BETWEEN $since AND $until AND other.ts BETWEEN $since AND $until
@@ -36,7 +30,7 @@ def mark(connection: DuckDBPyConnection, which: str) -> None:
     [(first, last)] = connection.execute(f"SELECT min(ts), max(ts) FROM attempts WHERE {which}").fetchall()
     if first is None:
         return
-    values = {"since": first - _APART_US, "until": last + _APART_US}
+    values = {"since": first - tables.APART_US, "until": last + tables.APART_US}
     connection.execute(f"CREATE OR REPLACE TEMP TABLE beside_a_drill AS {_FOUND}", values)
     [(count,)] = connection.execute("SELECT count(*) FROM beside_a_drill").fetchall()
     if not count:

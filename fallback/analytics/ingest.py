@@ -43,9 +43,6 @@ _TELL_S = 0.1
 _MOST_UNREAD = 10_000
 """Lines that the database refused and that are held at once."""
 
-_LOOK_BACK_US = 3_600 * 1_000_000
-"""So long before a failover lies the attempt that it left, where the line itself does not name it."""
-
 _RESOLVE = f"""
     UPDATE entries AS late SET previous_provider = found.provider, previous_error_type = found.outcome
     FROM (
@@ -55,7 +52,7 @@ _RESOLVE = f"""
             ON early.request_id = late.request_id AND early.attempt < late.attempt
             AND early.instance IS NOT DISTINCT FROM late.instance
         WHERE late.role = 'failover' AND late.previous_provider IS NULL AND $which
-            AND early.ts BETWEEN $since - {_LOOK_BACK_US} AND $until + {_LOOK_BACK_US}
+            AND early.ts BETWEEN $since - {tables.APART_US} AND $until + {tables.APART_US}
         GROUP BY late.file, late.line
     ) AS found
     WHERE late.file = found.file AND late.line = found.line AND $which

@@ -29,6 +29,7 @@ from fallback.analytics.grid import MICRO, grid_sql
 from fallback.usage_log.encode import SCHEMA
 
 __all__ = [
+    "APART_US",
     "CALLERS_FAULT",
     "LEVELS_S",
     "PICO",
@@ -48,6 +49,9 @@ __all__ = [
 
 VERSION: Final = 5
 """Raised with every change of a table or of what goes into it; a cache of another version is made anew."""
+
+APART_US: Final = 3_600 * MICRO
+"""So far apart, at most, are attempts that are looked up for each other: those of one request."""
 
 LEVELS_S: Final = (900, 3_600)
 """Sizes of buckets that sums are kept for, in seconds: each a multiple of the one before."""
