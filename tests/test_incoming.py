@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -324,12 +326,19 @@ def test_request_before_others_hears_that_its_caller_has_left(caplog: pytest.Log
 # Answers that come before the body
 
 
+@contextmanager
+def answered_before_its_body(folder: Path, standin: StandInThread) -> Iterator[tuple[int, socket.socket]]:
+    """A port, and a caller there who has its answer and still owes a body of five bytes."""
+    with serving(folder, standin, header_timeout_s=0.2) as port, connected(port) as caller:
+        caller.sendall(f"POST /healthz HTTP/1.1\r\n{KEEP}content-length: 5\r\n\r\n".encode())
+        assert statuses(caller.recv(65536)) == [405]
+        yield port, caller
+
+
 def test_body_that_comes_after_its_answer_is_not_the_beginning_of_headers(
     standin: StandInThread, tmp_path: Path
 ) -> None:
-    with serving(tmp_path, standin, header_timeout_s=0.2) as port, connected(port) as caller:
-        caller.sendall(f"POST /healthz HTTP/1.1\r\n{KEEP}content-length: 5\r\n\r\n".encode())
-        assert statuses(caller.recv(65536)) == [405]
+    with answered_before_its_body(tmp_path, standin) as (port, caller):
         caller.sendall(b"hello")
         time.sleep(0.6)
         caller.sendall(LAST_HEALTH)
@@ -340,9 +349,7 @@ def test_body_that_comes_after_its_answer_is_not_the_beginning_of_headers(
 def test_body_that_does_not_come_after_its_answer_is_not_answered_again(
     standin: StandInThread, tmp_path: Path
 ) -> None:
-    with serving(tmp_path, standin, header_timeout_s=0.2) as port, connected(port) as caller:
-        caller.sendall(f"POST /healthz HTTP/1.1\r\n{KEEP}content-length: 5\r\n\r\n".encode())
-        assert statuses(caller.recv(65536)) == [405]
+    with answered_before_its_body(tmp_path, standin) as (_, caller):
         caller.sendall(b"hel")
         assert rest_of(caller) == b""
 
