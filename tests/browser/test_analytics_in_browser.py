@@ -147,7 +147,7 @@ def test_a_click_on_a_chart_narrows_the_requests_and_one_of_them_can_be_opened_a
     page.get_by_role("heading", name="Request plain0").wait_for()
     assert re.search(r"[?&]request=plain0", page.url)
     page.wait_for_function(
-        "() => {const top = document.querySelector('.st-key-analytics_request').getBoundingClientRect().top;"
+        "() => {const top = document.querySelector('.st-key-analytics_request')?.getBoundingClientRect().top;"
         " return top > 40 && top < innerHeight * 0.6}"
     )
     visitor.picture("analytics-request")
